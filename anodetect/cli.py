@@ -235,13 +235,14 @@ def _print_inputs(
     from anodetect.commands.channels import channels_of_header
     from anodetect.commands.inputs import collect
     from anodetect.record import runs
+    from anodetect.remote.paths import place
 
     channels = None
     if run.exists():
         channels = channels_of_header(run, runs.read_header(run))
     else:
         terminal.screen.print(f"{run} does not exist: files are listed one by one", markup=False)
-    inputs = collect(paths, out, follow_symlinks, channels=channels)
+    inputs = collect(paths, place(out), follow_symlinks, channels=channels)
     names = [record.id for record in inputs.records]
     listed = {
         "would_score": len(names),
@@ -256,7 +257,7 @@ def _print_inputs(
 def score(
     run: options.Run,
     paths: options.Paths,
-    out: options.Out,
+    out: options.ScoreOut,
     far: options.ScoreFar = None,
     fdr: options.Fdr = None,
     heatmaps: options.Heatmaps = options.DEFAULT_HEATMAPS,

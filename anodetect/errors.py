@@ -73,6 +73,10 @@ class RunError(AnodetectError):
     """A run or score directory that is missing, incomplete, newer than this release, or altered."""
 
 
+class StoreError(AnodetectError):
+    """A bucket that is not there, does not answer, or does not let us in."""
+
+
 class DiskFullError(RunError):
     """A file that cannot be written because there is no room for it, on the disk or in a quota."""
 

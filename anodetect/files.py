@@ -4,7 +4,7 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from itertools import islice
@@ -13,6 +13,7 @@ from secrets import token_hex
 from typing import IO
 
 from anodetect.errors import DiskFullError, RunError
+from anodetect.remote.paths import RemotePath, local
 
 ON_WINDOWS = os.name == "nt"
 WRITING = ".writing."  # the beginning of the names of unfinished files
@@ -59,6 +60,7 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def _new_file(path: Path) -> IO[bytes]:
+    local(path, "files are written")
     try:
         return path.open("xb")
     except FileNotFoundError:
@@ -186,6 +188,47 @@ def walk(folder: Path) -> Iterator[Path]:
                 yield file
 
 
+def walk_down(
+    folder: Path, *, follow_symlinks: bool = False, report: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder below one, and itself first, with the names of folders and of files in it,
+    as `os.walk` does. `report` is given what cannot be looked into."""
+    if isinstance(folder, RemotePath):
+        yield from folder.walk_down()
+        return
+    for parent, folders, files in os.walk(folder, followlinks=follow_symlinks, onerror=report):
+        yield Path(parent), folders, files
+
+
+def real_path(path: str | Path) -> str:
+    """Return the place of a file with all links followed; a URL has none."""
+    return str(path) if isinstance(path, RemotePath) else os.path.realpath(path)
+
+
+def common_parent(paths: Sequence[Path]) -> Path | None:
+    """Return the nearest folder in which all lie, links not followed; None if there is none."""
+    if not any(isinstance(path, RemotePath) for path in paths):
+        places = [os.path.abspath(path) for path in paths]  # noqa: PTH100 — keeps links
+        try:
+            return Path(os.path.commonpath(places))
+        except ValueError:  # only on Windows
+            return None
+    if not all(isinstance(path, RemotePath) for path in paths):
+        return None
+    first = paths[0]
+    for parent in (first, *first.parents):
+        if all(path.is_relative_to(parent) for path in paths):
+            return parent if len(parent.parts) > 1 else None
+    return None
+
+
+def relative_text(path: Path, root: Path) -> str:
+    """Return a path relative to a folder above it, as `path_text`."""
+    if isinstance(path, RemotePath):
+        return path_text(path.relative_to(root))
+    return path_text(os.path.relpath(path, root))
+
+
 def path_or_none(path: Path | str | None) -> Path | None:
     """Return a path that may be given as text, None for None."""
     return None if path is None else Path(path)
@@ -194,6 +237,11 @@ def path_or_none(path: Path | str | None) -> Path | None:
 def is_below(path: Path, folder: str | Path) -> bool:
     """Return whether a path, its links followed, lies in a folder. A loop of links lies where its
     name says."""
+    if isinstance(path, RemotePath):
+        within = isinstance(folder, RemotePath) and path.is_relative_to(folder)
+        return within and ".." not in path.parts
+    if isinstance(folder, RemotePath):
+        return False
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
@@ -230,7 +278,7 @@ def inside(root: Path, name: str) -> Path:
 def path_text(path: str | os.PathLike[str]) -> str:
     """Return a path as printable POSIX text: bytes that are not UTF-8, control characters and '%'
     become %XX."""
-    raw = os.fsencode(Path(path).as_posix())
+    raw = os.fsencode((path if isinstance(path, PurePath) else Path(path)).as_posix())
     text = raw.decode("utf-8", "surrogateescape").replace("%", "%25")
     if text.isascii() and text.isprintable():
         return text

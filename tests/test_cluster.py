@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from threading import Thread
 
 import numpy as np
 import psutil
 import pytest
 import tifffile
+from bucket_server import bucket_server
 from PIL import Image
 
 import anodetect
@@ -93,6 +95,57 @@ def test_workers_write_the_same_files(both):
     regions = [json.loads((directory.path / "regions.json").read_text()) for directory in both]
     assert len(regions[1]["annotations"]) == len(regions[0]["annotations"])
     assert verification.verify(there.path).intact
+
+
+def kill_one(journal, killed):
+    """Kill a worker as soon as there is a finished file in the journal."""
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
+        time.sleep(0.01)
+    for process in psutil.Process().children(recursive=True):
+        if "RemoteWorker" in " ".join(process.cmdline()):
+            process.kill()
+            killed.append(process.pid)
+            return
+
+
+def test_a_killed_worker_costs_no_row_and_doubles_none(folder, run, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(cluster, "BLOCK", 4)
+    many = tmp_path / "many"
+    many.mkdir()
+    pictures, _ = synthetic.images(120, size=64, seed=9)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture[0]).save(many / f"{number:03}.png")
+
+    killed = []
+    killer = Thread(target=kill_one, args=(tmp_path / "s/journal.jsonl", killed), daemon=True)
+    killer.start()
+    result = anodetect.score(run, [str(many)], tmp_path / "s", engine="ray", workers=WORKERS)
+    killer.join()
+    assert killed
+    rows = directories.read(tmp_path / "s").rows
+    assert [row.path for row in rows] == [f"{number:03}.png" for number in range(120)]
+    assert (result.scored, result.failed) == (120, 0)
+    assert verification.verify(tmp_path / "s").intact
+
+
+def test_workers_read_and_write_a_bucket(folder, run, both, tmp_path, monkeypatch):
+    pytest.importorskip("obstore")
+    files = {f"in/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    with bucket_server(monkeypatch) as server:
+        server.fill("cluster", files)
+        out = "s3://cluster/out"
+        anodetect.score(run, ["s3://cluster/in"], out, far=0.2, engine="ray", workers=WORKERS)
+        assert {server.got(name) for name in files} <= {1, 2}
+        record = server.downloaded("cluster", "out", tmp_path / "record")
+
+    there, here = directories.read(record), both[0]
+    assert verification.verify(record).intact
+    assert [row.sha256 for row in there.rows] == [row.sha256 for row in here.rows]
+    for one, other in zip(here.rows, there.rows, strict=True):
+        same_score(one, other)
+    assert there.outputs["name"].to_pylist() == here.outputs["name"].to_pylist()
+    assert directories.picture_of(record, there.audit.cases.highest[0]).is_file()
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -15,6 +15,7 @@ from anodetect.model.model import Model
 from anodetect.model.read_ahead import LOOK_AHEAD, in_chunks, read_ahead
 from anodetect.record import alike, directories, runs
 from anodetect.record.partial import only_writer
+from anodetect.remote.paths import place
 from anodetect.types import Reporter, Silent
 
 
@@ -56,7 +57,7 @@ def alike_of(
     model, reporter = Model.load(run, device), reporter or Silent()
     likeness.encoder(model)  # refuses before anything is read
 
-    find = RecordFinder(data or Path(scored.audit.root))
+    find = RecordFinder(place(data or scored.audit.root))
     rows = {row.path: row for row in scored.scored() if not row.is_volume}
     records = [find.with_channels(find.record(path), rows[path].channels) for path in rows]
     reader = Reader(model.preprocess, model.prepare)

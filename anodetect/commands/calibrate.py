@@ -35,6 +35,7 @@ from anodetect.record.components import read_components
 from anodetect.record.model_card import model_card
 from anodetect.record.odd import read_odd
 from anodetect.record.runs import ManifestRow, RunHeader
+from anodetect.remote.paths import local
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.contamination import caveat, suspects
 from anodetect.stats.mask_rule import RegionMeasure
@@ -67,7 +68,7 @@ def calibrate(
     and the files that failed. Raises DataError if there are too few images,
     or if one of them, or its group, was used for the weights.
     """
-    run_path, out, roi = Path(run_path), Path(out), path_or_none(roi)
+    run_path, out, roi = Path(run_path), local(out, "runs stay"), path_or_none(roi)
     reporter = reporter or Silent()
     check_device(device)
     run = runs.read(run_path)

@@ -1,6 +1,5 @@
 """The files to score: files, folders, or the test part of a data set."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from anodetect.data.records import Dataset, Problem, Record
 from anodetect.data.scan import reasons
 from anodetect.data.series import identified
 from anodetect.errors import ConfigError, DataError
-from anodetect.files import is_below, path_text
+from anodetect.files import common_parent, is_below, relative_text
 
 TRAIN_PART = "images of the train part"
 
@@ -84,11 +83,11 @@ def _plain(paths: Sequence[str], out: Path, follow_symlinks: bool) -> Inputs | N
 
 def _joined(datasets: Sequence[Dataset]) -> Inputs:
     """Return several data sets as one below their common parent folder."""
-    roots = [os.path.abspath(dataset.root) for dataset in datasets]  # noqa: PTH100 — keeps links
-    try:
-        root = Path(os.path.commonpath(roots))
-    except ValueError:  # only on Windows
-        raise DataError(f"{', '.join(roots)}: not on one drive; score them apart") from None
+    roots = [dataset.root for dataset in datasets]
+    root = common_parent(roots)
+    if root is None:
+        names = ", ".join(map(str, roots))
+        raise DataError(f"{names}: not on one drive or in one bucket; score them apart")
     records: list[Record] = []
     problems: list[Problem] = []
     passed_over: Counter[str] = Counter()
@@ -96,7 +95,7 @@ def _joined(datasets: Sequence[Dataset]) -> Inputs:
         testing = dataset.testing()
         records += [cards.relative_to(record, root) for record in testing]
         passed_over.update(_passed_over(dataset, testing))
-        below = path_text(os.path.relpath(dataset.root, root))
+        below = relative_text(dataset.root, root)
         prefix = "" if below == "." else f"{below}/"
         problems += [replace(each, name=prefix + each.name) for each in dataset.problems]
     return Inputs(root, records, problems, passed_over)

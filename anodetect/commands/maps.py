@@ -22,6 +22,7 @@ from anodetect.record.directories import ScoreDirectory
 from anodetect.record.made_maps import MadeFile
 from anodetect.record.partial import only_writer
 from anodetect.record.rows import JournalEntry, ScoreRow
+from anodetect.remote.paths import place
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.types import Reporter, Silent
 
@@ -65,7 +66,7 @@ def maps(
     out = path_or_none(out) or made_maps.folder_of(scored.path)
     if is_below(out, scored.path):
         raise RunError(f"{out} lies in {scored.path}, whose record has no room for more files")
-    root = path_or_none(data) or Path(scored.audit.root)
+    root = place(data or scored.audit.root)
     rows = [_row_named(scored, name, root) for name in dict.fromkeys(paths)]
 
     worker = _worker(scored, path_or_none(run) or Path(scored.audit.run_path), out, device)
@@ -101,9 +102,9 @@ def _row_named(scored: ScoreDirectory, name: str, root: Path) -> ScoreRow:
     rows = {row.path: row for row in scored.scored()}
     if name in rows:
         return rows[name]
-    place = Path(name).absolute()
-    if place.is_relative_to(root.absolute()):
-        below = path_text(place.relative_to(root.absolute()))
+    file = place(name).absolute()
+    if file.is_relative_to(root.absolute()):
+        below = path_text(file.relative_to(root.absolute()))
         if below in rows:
             return rows[below]
     raise RunError(f"{scored.path} has no score of {name!r}; {nearest(name, rows)}")

@@ -30,6 +30,7 @@ from anodetect.record.audit import Audit, ShownCases
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.partial import new_directory
 from anodetect.record.rows import OutputRow, Region, rows_of
+from anodetect.remote.paths import local
 from anodetect.types import Reporter, Silent
 
 HEATMAPS = "heatmaps/"  # the outputs that are copied; all others are made anew
@@ -51,7 +52,7 @@ def merge(
     of the whole. Pixel metrics are not joined. RunError if a part is missing or was changed, or if
     another process writes `out`, which is complete or absent.
     """
-    out = Path(out)
+    out = local(out, "records are merged")
     reporter = reporter or Silent()
     directories.refuse_used(out)
     with new_directory(out, "this score directory") as workdir:

@@ -11,6 +11,9 @@ from anodetect.output import formats
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory to write; it must not exist yet.")]
+ScoreOut = Annotated[
+    Path, typer.Option("--out", help="Directory or URL to write; it must not exist yet.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Roi = Annotated[
     Path | None,
@@ -46,7 +49,7 @@ TrainingData = Annotated[
     str,
     typer.Argument(
         help="A folder of normal images, a folder in the MVTec layout or with manifest.csv, "
-        "or a card's name."
+        "its URL, or a card's name."
     ),
 ]
 Detector = Annotated[
@@ -189,7 +192,7 @@ ResumeTraining = Annotated[
 # -- score -----------------------------------------------------------------------------------------
 
 Paths = Annotated[
-    list[str], typer.Argument(help="Files, folders, or a card's name (its test part).")
+    list[str], typer.Argument(help="Files, folders, URLs, or a card's name (its test part).")
 ]
 ScoreFar = Annotated[
     float | None,

@@ -20,6 +20,7 @@ from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, ScoredVolume, score_records
 from anodetect.record import channel_files, directories, environment, runs, threads
 from anodetect.record.rows import ScoreRow
+from anodetect.remote.paths import place
 from anodetect.types import Silent
 
 
@@ -49,8 +50,8 @@ def rescore(
     same_host = environment.host(device_type(device)) == scored.audit.host
     rows = scored.scored()
     chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
-    find, maps = RecordFinder(root or Path(scored.audit.root)), RecordedMaps(scored)
-    left, problems = [rows[place] for place in sorted(chosen)], {}
+    find, maps = RecordFinder(place(root or scored.audit.root)), RecordedMaps(scored)
+    left, problems = [rows[number] for number in sorted(chosen)], {}
     before = threads.in_use()
     recorded = scored.audit.threads if same_host else ()
     try:

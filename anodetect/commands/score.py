@@ -27,6 +27,7 @@ from anodetect.commands.conclude import (
     where_scored,
     written_bits,
 )
+from anodetect.commands.destination import Destination, destination
 from anodetect.commands.inputs import Inputs, collect
 from anodetect.commands.labelled import content_of, labelled_score
 from anodetect.commands.manifest import KnownFiles, known_groups
@@ -50,7 +51,6 @@ from anodetect.record import directories, environment, runs, signatures
 from anodetect.record.audit import Scoring, ShownCases
 from anodetect.record.journal import Journal
 from anodetect.record.keeping import ALL, keep_of
-from anodetect.record.partial import LOCK
 from anodetect.record.rows import (
     OK,
     JournalEntry,
@@ -94,7 +94,8 @@ def score(
     command: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> ScoreResult:
-    """Score files, folders or a card's test part, and write the score directory `out`.
+    """Score files, folders or a card's test part, and write the score directory `out`, a folder or
+    a URL.
 
     `far` is the false-alarm rate at which images are flagged, DEFAULT_FAR if neither is given; with
     `fdr` instead it is the false-discovery rate. `heatmaps` names output formats. With `resume` an
@@ -107,39 +108,38 @@ def score(
     as many processes as help or in `workers`; "ray" on a cluster; or an engine itself.
     ConfigError and DataError before any work for what cannot be scored.
     """
-    run_path, out, roi, sign = Path(run_path), Path(out), path_or_none(roi), path_or_none(sign)
+    run_path, roi, sign = Path(run_path), path_or_none(roi), path_or_none(sign)
+    to = destination(out)
     reporter, began = reporter or Silent(), time.monotonic()
     far = _false_alarm_rate(far, fdr)
     run_engine = engine_named(engine, workers) if isinstance(engine, str) else engine
     key = signatures.private_key(sign) if sign else None
     _check_options(heatmaps, shard, "auto" if engine == "ray" else device)
-    if not resume:
-        directories.refuse_used(out, allowed=(LOCK,))
+    to.check(resume=resume)
     run = _usable_run(run_path, (far, far if fdr is None else fdr))
     keep_of(keep, run.calibration, far)
     manifest = runs.read_manifest(run_path)
 
-    inputs = collect(paths, out, follow_symlinks, keep_identifiers, channels_of_run(run))
+    inputs = collect(paths, to.place, follow_symlinks, keep_identifiers, channels_of_run(run))
     _warn_of_records(inputs.records, known_groups(manifest, inputs.records), reporter)
     task = Task(
-        run_path.absolute(), run.model_sha256, out.absolute(), tuple(heatmaps), far, fdr, shard,
-        device, keep_identifiers, accept_different, other_roi(run, roi, reporter), exact_grid, keep,
+        run_path.absolute(), run.model_sha256, to.folder.absolute(), tuple(heatmaps), far, fdr,
+        shard, device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
+        exact_grid, keep, upload="" if to.bucket is None else str(to.bucket),
     )  # fmt: skip
     scoring = scoring_of(run, task, inputs, command)
-    with _resumable(command), Journal(out, options_of(scoring), resume=resume, key=key) as journal:
+    kept = Journal(to.folder, options_of(scoring), resume=resume, key=key, has=to.has())
+    with _resumable(command), kept as journal:
         reporter.say(_promise(run, task, inputs.records))
         has_masks = any(record.masks for record in inputs.records)
-        progress = Progress(run, task, KnownFiles(manifest), has_masks=has_masks)
+        progress = Progress(run, task, KnownFiles(manifest), has_masks=has_masks, to=to)
         speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
         problems = _problem_rows(inputs.problems, task)
         del inputs  # of very many files it may take more than all that follows
 
         result, seconds = finish(scoring, progress, journal, problems, reporter)
-        if key:
-            signatures.sign(out, result.head, key)
-        say_head(result.head, reporter)
-        _write_report(out, key)
-        journal.remove()
+        _complete(to, journal, result.head, key, reporter)
+    result = replace(result, out=to.place)
     return speed.result(result, tuple(progress.measure.problems), began, seconds)
 
 
@@ -165,6 +165,20 @@ def finish(
         )
         result = conclude(journal.path, scoring, gathered, progress.measure, reporter)
     return result, seconds
+
+
+def _complete(
+    to: Destination, journal: Journal, head: str, key: Ed25519PrivateKey | None, reporter: Reporter
+) -> None:
+    """Sign a record, write its report, bring both to where they are to be, and take the journal
+    away."""
+    if key:
+        signatures.sign(to.folder, head, key)
+    say_head(head, reporter)
+    _write_report(to.folder, key)
+    to.publish(reporter)
+    journal.remove()
+    to.clear()
 
 
 def _write_report(out: Path, key: Ed25519PrivateKey | None) -> None:
@@ -327,7 +341,16 @@ class Progress:
     counts those that were finished before.
     """
 
-    def __init__(self, run: Run, task: Task, used: KnownFiles, *, has_masks: bool) -> None:
+    def __init__(
+        self,
+        run: Run,
+        task: Task,
+        used: KnownFiles,
+        *,
+        has_masks: bool,
+        to: Destination | None = None,
+    ) -> None:
+        self.to = to or Destination(task.out)
         self.out, self.threshold = task.out, task.threshold(run.calibration)
         self.cases = Cases(task.out, self.threshold, run.header.scale)
         self.measure = Measure(run.calibration, task.far, masks=has_masks)
@@ -365,7 +388,8 @@ class Progress:
         """Return an image's heatmap from its file; None if it is not needed or was not written."""
         if row.is_volume or not self.measure.has_masks or row.label is None:
             return None
-        return recorded.read_map(self.out, row)
+        with self.to.here(row.heatmap):
+            return recorded.read_map(self.out, row)
 
     def note(self) -> str:
         """Return the counts in words; with `--fdr` flags are known only at the end."""

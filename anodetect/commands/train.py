@@ -50,6 +50,7 @@ from anodetect.record.components import Components, named_components, read_compo
 from anodetect.record.model_card import model_card
 from anodetect.record.odd import OddNormals, read_odd
 from anodetect.record.runs import RunHeader, TrainingFacts
+from anodetect.remote.paths import local, place
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import PlantedTrials, detection_limit
 from anodetect.stats.mask_choice import ChosenMeasure, MeasureChoice
@@ -159,7 +160,7 @@ def train(
     a model that has not seen its group, and all models share the budget; None is 0, but 5 for
     a detector that learns in seconds. Under `torchrun` only the first process returns something.
     """
-    out, helping = Path(out), os.environ.get("RANK", "0") != "0"
+    out, helping = local(out, "runs stay"), os.environ.get("RANK", "0") != "0"
     reporter = reporter if reporter and not helping else Silent()
     if current_name(detector) != detector:
         reporter.say(f"{detector} is now called {current_name(detector)}")
@@ -372,8 +373,8 @@ def train_each(
 
     results = {}
     for name in categories:
-        place = Path(data, name)
-        results[name] = train(str(place), detector, out / name, reporter=reporter, **options)
+        category = place(data) / name
+        results[name] = train(str(category), detector, out / name, reporter=reporter, **options)
     return results
 
 

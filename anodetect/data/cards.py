@@ -20,7 +20,8 @@ from anodetect.data.scan import scan
 from anodetect.data.series import record_of, series_of
 from anodetect.data.split import position
 from anodetect.errors import ConfigError, DataError, nearest, one_line
-from anodetect.files import path_text
+from anodetect.files import path_text, relative_text
+from anodetect.remote.paths import is_url, place
 
 HOME = "ANODETECT_DATA"
 ELPV_TEST_SHARE = 0.2
@@ -116,8 +117,8 @@ def open_data(
     known_anomalies: bool = False,
     channels: Channels | None = None,
 ) -> Dataset:
-    """Return the records of DATA on the command line: a folder, one image file, or a card's name
-    (`elpv:mono`).
+    """Return the records of DATA on the command line: a folder or one image file, on this machine
+    or by its URL, or a card's name (`elpv:mono`).
 
     `kind_normal` names the folders or kinds that hold normals. With `known_anomalies` the anomalous
     rows of a folder's manifest that are in the train part are to be learned from, too. With
@@ -126,7 +127,7 @@ def open_data(
     """
     if not data:
         raise DataError("an empty path; give a file, a folder ('.' is this one) or a data set")
-    path = Path(data)
+    path = place(data)
     if path.is_dir():
         return scan(
             path,
@@ -144,8 +145,10 @@ def open_data(
     if path.is_file():
         return _one_file(path)
 
-    if path.exists():
-        raise DataError(f"{data}: neither a file nor a folder")
+    if path.exists() or is_url(data):
+        missing = "nothing there; check the bucket and the folder in it"
+        raise DataError(f"{data}: {'neither a file nor a folder' if path.exists() else missing}")
+
     name, _, variant = data.partition(":")
     pages = all_pages()
     if name not in pages:
@@ -186,10 +189,10 @@ def _one_file(path: Path) -> Dataset:
 def relative_to(record: Record, root: Path) -> Record:
     """Return the record with an id (and, where it is its own group, a group) relative to
     `root`."""
-    name = path_text(os.path.relpath(record.path, root))
+    name = relative_text(record.path, root)
     channels = []
     for channel in record.channels:
-        own = "" if channel.path is None else path_text(os.path.relpath(channel.path, root))
+        own = "" if channel.path is None else relative_text(channel.path, root)
         channels.append(replace(channel, id=own))
     group = name if record.group == record.id else record.group
     return replace(record, id=name, group=group, channels=tuple(channels))

@@ -12,6 +12,7 @@ from pathlib import Path
 from anodetect.data.records import ANOMALOUS, NORMAL
 from anodetect.errors import DataError, one_line
 from anodetect.files import path_text
+from anodetect.remote.paths import is_url
 
 REAL_IAD = '"normal_class"'  # in every table of it
 
@@ -36,9 +37,9 @@ class SplitTable:
 
 def find(root: Path) -> SplitTable | None:
     """Return the table that belongs to the category in `root`, None if there is none; DataError if
-    it cannot be read."""
+    it cannot be read. Tables above the category are looked for on a disk alone."""
     for path, layout, read in _candidates(root.absolute()):
-        if not path.is_file():
+        if (is_url(root) and not path.is_relative_to(root)) or not path.is_file():
             continue
         try:
             entries = dict(read(path, root.absolute().name))

@@ -8,7 +8,7 @@ from pathlib import Path
 from anodetect.data import formats, names
 from anodetect.data.annotations import is_annotation
 from anodetect.data.records import PassedOver, Problem
-from anodetect.files import is_below, path_text
+from anodetect.files import is_below, path_text, real_path, walk_down
 
 LINK_OUT = "symbolic link out of the folder"
 LINK_TO_FOLDER = "symbolic link to a folder; see --follow-symlinks"
@@ -69,15 +69,16 @@ def walk_files(folder: Path, found: Walked, *, follow_symlinks: bool = False) ->
     followed. Hidden files, trash, thumbnails, what anodetect wrote and files of unknown formats are
     passed over.
     """
-    root = os.path.realpath(folder)
+    root = real_path(folder)
     seen: set[str] = set()
 
     def report(error: OSError) -> None:
         where = path_text(os.path.relpath(error.filename, folder))
         found.problems.append(Problem(where, error.strerror or "unreadable"))
 
-    for place, folders, files in os.walk(folder, followlinks=follow_symlinks, onerror=report):
-        real = os.path.realpath(place)
+    below = walk_down(folder, follow_symlinks=follow_symlinks, report=report)
+    for place, folders, files in below:
+        real = real_path(place)
         if real in seen:
             folders.clear()
             continue
@@ -85,22 +86,22 @@ def walk_files(folder: Path, found: Walked, *, follow_symlinks: bool = False) ->
 
         own = _own_folder(files)
         if own:
-            _pass_over_folder(folder, Path(place), own, found)
+            _pass_over_folder(folder, place, own, found)
             folders.clear()
             continue
 
         folders.sort()
         for name in _passed_over_folders(folders):
             reason = names.LEFTOVERS.get(name.casefold(), HIDDEN)
-            _pass_over_folder(folder, Path(place, name), reason, found)
+            _pass_over_folder(folder, place / name, reason, found)
         if not follow_symlinks:
             for name in folders:
-                if Path(place, name).is_symlink():
-                    where = path_text(Path(place, name).relative_to(folder))
+                if (place / name).is_symlink():
+                    where = path_text((place / name).relative_to(folder))
                     found.problems.append(Problem(where, LINK_TO_FOLDER))
 
         for name in sorted(files):
-            path = Path(place, name)
+            path = place / name
             if _is_image(folder, root, path, follow_symlinks, found):
                 yield path
 
@@ -153,5 +154,5 @@ def _passed_over_folders(folders: list[str]) -> Iterator[str]:
 def _pass_over_folder(folder: Path, place: Path, reason: str, found: Walked) -> None:
     """Count all files below a folder that is passed over."""
     where = path_text(place.relative_to(folder))
-    count = sum(len(files) for _, _, files in os.walk(place))
+    count = sum(len(files) for _, _, files in walk_down(place))
     found.passed_over.add(f"{where}/", reason, count)

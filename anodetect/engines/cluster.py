@@ -1,25 +1,33 @@
 """Score on a Ray cluster: one worker for each node or GPU takes files from one table.
 
 The calling machine keeps the journal and writes the tables. Workers read images and write heatmaps,
-so the images, the run and `--out` must be at the same place for all machines.
+so the run must be at the same place for all machines, and so must the images and `--out`, unless
+they are URLs.
 """
 
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from anodetect.data.records import Record
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import ConfigError, RunError, one_line
+from anodetect.files import write_atomic
 from anodetect.model.read_ahead import BATCH
+from anodetect.record.directories import picture_of
 from anodetect.record.rows import JournalEntry, entry_from_json, entry_to_json
 from anodetect.record.runs import Run
 from anodetect.types import Reporter, Silent
 
 BLOCK = 4 * BATCH  # files handed out at a time
+SCHEMA = pa.schema([("entry", pa.binary()), ("picture", pa.binary())])
 RESERVED = 0.5  # of a CPU on each node, for Ray's own work
 
 
@@ -117,8 +125,18 @@ def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iter
     worked = table.map_batches(
         RemoteWorker, fn_constructor_args=(task,), batch_size=BATCH, batch_format="numpy", **share
     )
-    for row in worked.iter_rows():
-        yield entry_from_json(row["entry"])
+    for group in worked.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from _taken(group, task)
+
+
+def _taken(group: pa.Table, task: Task) -> Iterator[JournalEntry]:
+    """Yield the entries of a group of rows, with the pictures of cases written here."""
+    lines, pictures = group["entry"].to_pylist(), group["picture"].to_pylist()
+    for line, picture in zip(lines, pictures, strict=True):
+        entry = entry_from_json(line)
+        if picture is not None:
+            write_atomic(picture_of(task.out, entry.row.path), picture, durable=False)
+        yield entry
 
 
 def _absolute(record: Record) -> Record:
@@ -140,13 +158,31 @@ def _absolute(record: Record) -> Record:
 
 
 class RemoteWorker:
-    """A `Worker` in a process of its own."""
+    """A `Worker` in a process of its own. Where files go to a bucket it works in a folder of its
+    own, and pictures of cases go to the calling machine."""
 
     def __init__(self, task: Task) -> None:
+        if task.upload:
+            self._own = tempfile.TemporaryDirectory(prefix="anodetect-")
+            task = replace(task, out=Path(self._own.name))
         self.worker = Worker(task)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score records and return the entries of the journal, as JSON, without those of other
-        shards."""
-        entries = self.worker.work(list(batch["record"]), Silent())
-        return {"entry": [entry_to_json(entry).decode() for _, entry in entries]}
+    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+        """Score records and return a group of rows, without those of other shards: the entries of
+        the journal, as JSON, and the picture of each, if the calling machine needs it."""
+        lines: list[bytes] = []
+        pictures: list[bytes | None] = []
+        for _, entry in self.worker.work(list(batch["record"]), Silent()):
+            lines.append(entry_to_json(entry))
+            pictures.append(self._picture(entry.row.path))
+        return pa.table({"entry": lines, "picture": pictures}, SCHEMA)
+
+    def _picture(self, path: str) -> bytes | None:
+        """Take the picture of a case from this machine; None if it has none, or if the calling
+        machine sees it."""
+        file = picture_of(self.worker.task.out, path)
+        if not self.worker.task.upload or not file.is_file():
+            return None
+        content = file.read_bytes()
+        file.unlink()
+        return content

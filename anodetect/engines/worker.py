@@ -55,9 +55,12 @@ from anodetect.record.rows import (
     SliceRow,
 )
 from anodetect.record.runs import Run
+from anodetect.remote.paths import RemotePath
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule, decide_one
 from anodetect.types import Reporter
+
+UPLOADS = 8  # files that are on their way to a bucket at a time
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Task:
     exact_grid: bool = False
     keep: str = ALL
     device_share: float = 1.0  # of a GPU's memory, which several processes may have to share
+    upload: str = ""  # the URL to which files go from `out`
 
     def threshold(self, calibration: Calibration) -> float:
         """Return the score above which an image is flagged; infinity with `fdr`, as that score is
@@ -135,8 +139,8 @@ class Worker:
     def work(
         self, items: Iterable[Record], reporter: Reporter, note: Callable[[], str] = str
     ) -> ScoredEntries:
-        """Score, and write files on two threads beside the model, a bounded number behind it."""
-        with ThreadPoolExecutor(2) as pool:
+        """Score, and write files on threads beside the model, a bounded number behind it."""
+        with ThreadPoolExecutor(UPLOADS if self.task.upload else 2) as pool:
             waiting: deque[tuple[Scored, Future[JournalEntry]]] = deque()
             in_shard = shard_of(self.task.shard)
             found = score_records(
@@ -200,6 +204,7 @@ class Worker:
         row = replace(row, error="; ".join(problems))
 
         outputs = tuple(self._output_row(row.path, each) for each in written)
+        self._upload(outputs)
         shown_by = float_map(written)
         if shown_by is not None:
             row = replace(row, heatmap=shown_by.path.relative_to(self.task.out).as_posix())
@@ -303,6 +308,14 @@ class Worker:
             return dicom.header_of(scored.record.path)
         except ImageError:  # it was there when its pixels were read
             return None
+
+    def _upload(self, outputs: Sequence[OutputRow]) -> None:
+        """Bring files to where they are to be, if that is a bucket; they do not stay here."""
+        if self.task.upload:
+            for output in outputs:
+                file = self.task.out / output.name
+                (RemotePath(self.task.upload) / output.name).write_from(file)
+                file.unlink()
 
     def _output_row(self, path: str, written: Written) -> OutputRow:
         name = written.path.relative_to(self.task.out).as_posix()

@@ -1,15 +1,19 @@
-"""Records read on two threads ahead of the model, in bounded memory."""
+"""Records read on threads ahead of the model, in bounded memory."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
 
 from anodetect.data.records import Record, fills_memory
 from anodetect.model.loading import Loaded, LoadedImage, LoadedVolume
+from anodetect.remote.paths import is_url
 
 BATCH = 16  # images that are scored together
 LOOK_AHEAD = 3  # batches
+FROM_DISK, FROM_BUCKETS = 2, 16  # threads: a bucket takes long to answer, but answers many at once
 PIXELS_AHEAD = 2**26  # 256 MB of float32; a single image may be larger
 
 
@@ -82,7 +86,8 @@ def read_ahead(
         budget.leave(PIXELS_AHEAD - pixels(loaded))  # all of it, if the volume cannot be read
         return loaded
 
-    with ThreadPoolExecutor(2) as pool:
+    first, records = _looked_at(records)
+    with ThreadPoolExecutor(FROM_BUCKETS if is_url(first) else FROM_DISK) as pool:
         waiting: deque[tuple[int, Future[Loaded]]] = deque()
         try:
             of: str | None = None  # the volume that the records waiting are slices of
@@ -102,6 +107,13 @@ def read_ahead(
                 future.cancel()
             budget.call(2**62)  # so that no thread waits for its turn any more
             pool.shutdown()
+
+
+def _looked_at(records: Iterable[Record]) -> tuple[Path, Iterator[Record]]:
+    """Return where the first of the records lies, and all records."""
+    coming = iter(records)
+    first = next(coming, None)
+    return (Path(), coming) if first is None else (first.path, chain([first], coming))
 
 
 def _next(waiting: deque[tuple[int, Future[Loaded]]], budget: MemoryBudget) -> Iterator[Loaded]:

@@ -56,6 +56,7 @@ from anodetect.record.rows import (
     to_table,
 )
 from anodetect.record.tables import ParquetParts, Rows, read_table, write_table
+from anodetect.remote.paths import local
 
 FORMAT, OLDEST = 3, 2
 # Columns that scores.parquet has not always had.
@@ -143,6 +144,7 @@ class ScoreDirectory:
 def prepare(path: Path, allowed: Sequence[str] = ()) -> None:
     """Make an empty score directory; RunError if something is there already, other than files
     `allowed`."""
+    local(path, "records but those of score are written")
     refuse_used(path, allowed)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -304,6 +306,7 @@ def read_audit_as_written(path: Path) -> Audit:
 def audit_content(path: Path) -> dict[str, Any]:
     """Return audit.json as JSON values; RunError if there is none, or of a format that is not
     read."""
+    local(path, "records are read")
     try:
         if not (path / AUDIT_FILE).exists():
             raise _unfinished(path, AUDIT_FILE)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -49,8 +49,9 @@ class Journal:
 
     `options` must be the same for a scoring to go on. RunError if the directory is locked or
     finished, if it was started with other options, or if it exists and `resume` is False. With
-    `key` each batch is signed, and only what the key has signed is taken over. `ignored` are the
-    paths of files that are finished, but not to be scored.
+    `key` each batch is signed, and only what the key has signed is taken over. `has` says whether
+    an output is where it was written, if that is not the directory. `ignored` are the paths of
+    files that are finished, but not to be scored.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Journal:
         *,
         resume: bool,
         key: Ed25519PrivateKey | None = None,
+        has: Callable[[OutputRow], bool] | None = None,
     ) -> None:
         self.path, self.options, self.resume = path, without_nan(options), resume
         self.key, self.digest = key, sha256()
+        self.has = has or self._is_whole
         self.ignored: set[str] = set()
         self.file = path / directories.JOURNAL
         self.lock = lock_of(path)
@@ -149,7 +152,7 @@ class Journal:
             record = records.get(entry.row.path)
             if record is None:
                 self.ignored.add(entry.row.path)
-            elif self._is_of(entry, record) and all(map(self._is_whole, entry.outputs)):
+            elif self._is_of(entry, record) and all(map(self.has, entry.outputs)):
                 yield entry
 
     def _is_of(self, entry: JournalEntry, record: Record) -> bool:

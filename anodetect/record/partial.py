@@ -15,6 +15,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from anodetect.errors import RunError
 from anodetect.files import ON_WINDOWS, WRITING, sync_folder
+from anodetect.remote.paths import local
 
 LOCK = ".lock"
 STALE = 60.0  # seconds after which an unfinished file is nobody's
@@ -37,7 +38,7 @@ def lock_of(folder: Path) -> BaseFileLock:
 def locked(folder: Path, what: str) -> BaseFileLock:
     """Return the lock of a folder, which is made if there is none; RunError if another process
     writes `what` there."""
-    lock = lock_of(folder)
+    lock = lock_of(local(folder, "runs and records are written"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

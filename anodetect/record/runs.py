@@ -57,6 +57,7 @@ from anodetect.record.odd import ODD_FILE, OddNormals, write_odd
 from anodetect.record.partial import LOCK, locked, partial, release_on_windows
 from anodetect.record.rows import first_problem
 from anodetect.record.steps import check_steps
+from anodetect.remote.paths import local
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
 from anodetect.stats.limit import (
     DetectionLimit,
@@ -508,6 +509,7 @@ def _check_header(path: Path, header: Mapping[str, Any]) -> None:
 
 
 def _check_complete(path: Path) -> None:
+    local(path, "runs stay")
     if not path.is_dir():
         hint = f"; an unfinished training lies in {partial(path)}" if partial(path).is_dir() else ""
         raise RunError(f"{path}: no such run directory{hint}")
