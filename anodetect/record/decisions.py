@@ -34,7 +34,8 @@ def decide(
     calibration images nothing is decided: the columns are null. Not `by_size`, groups are compared
     as release 0.2 did."""
     scored = is_ok(rows)
-    group_numbers, names = _coded(rows.select(["path", "group"]).filter(pa.array(scored)))
+    named = rows.select(["path", "group"])
+    group_numbers, names = _coded(named if scored.all() else named.filter(pa.array(scored)))
     found = decision.decide(
         numbers(rows["score"])[scored],
         is_volume(rows)[scored],

@@ -21,8 +21,8 @@ from anodetect.record.rows import Row, TableBuilder, schema_of
 from anodetect.record.tables import PART
 
 R = TypeVar("R", bound=Row)
-RUN = 2**16  # rows that are sorted in memory
-BLOCK = 1024  # rows of a run that are read at a time
+RUN = 2**15  # rows that are sorted in memory
+BLOCK = 512  # rows of a run that are read at a time
 CODEC = "lz4"
 
 
