@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 import anodetect
 from anodetect.commands import score
-from anodetect.data import cards, readers
+from anodetect.commands.inputs import collect
+from anodetect.data import cards, listing, readers
 from anodetect.engines import worker
 from anodetect.errors import ConfigError, DataError, ImageError, RunError, StoreError
 from anodetect.files import is_below
@@ -94,6 +95,24 @@ def test_scores_of_a_bucket_are_those_of_a_folder(scans, here, pca_run, tmp_path
     assert asked <= {1, 2}, "one request to score, and one where contents tell what a folder holds"
     assert not server.got("other/13.png"), "outside of the prefix"
     assert not [each for each in server.requests if each[0] == "HEAD"]
+
+
+def test_very_many_images_are_listed_once_and_not_kept_as_records(server, images, monkeypatch):
+    monkeypatch.setattr(listing, "MANY", 10)
+    numbered = {name: each for name, each in images.items() if name[4:6].isdecimal()}
+    server.fill("plain", numbered)
+    server.requests.clear()
+    inputs = collect(["s3://plain/day"], Path("scores"), follow_symlinks=False)
+    assert isinstance(inputs.records, listing.Listing)
+    assert [record.id for record in inputs.records] == [f"{n:02}.png" for n in range(12)]
+    assert sum("list-type" in query for _, _, query in server.requests) == 1
+    sent = pickle.loads(pickle.dumps(inputs.records[3]))  # noqa: S301
+    assert readers.read_source(sent).contents == (images["day/03.png"],)
+
+    monkeypatch.setattr(listing, "MANY", 20)
+    server.requests.clear()
+    assert len(collect(["s3://plain/day"], Path("scores"), follow_symlinks=False).records) == 12
+    assert sum("list-type" in query for _, _, query in server.requests) == 1
 
 
 def test_training_on_a_bucket_gives_the_run_of_a_folder(

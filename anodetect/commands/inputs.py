@@ -13,6 +13,7 @@ from anodetect.data.scan import reasons
 from anodetect.data.series import identified
 from anodetect.errors import ConfigError, DataError
 from anodetect.files import common_parent, is_below, relative_text
+from anodetect.remote.paths import is_url, place
 
 TRAIN_PART = "images of the train part"
 
@@ -43,11 +44,14 @@ def collect(
     """
     if not paths:
         raise ConfigError("nothing to score: give files, folders or a data set's name")
-    if channels is None and (found := _plain(paths, out, follow_symlinks)):
+    listed: list[str | Path] = []
+    for path in paths:
+        listed.append(place(path) if is_url(path) else path)  # listed once, whoever looks at it
+    if channels is None and (found := _plain(listed, out, follow_symlinks)):
         return found
     datasets = []
-    for path in paths:
-        dataset = cards.open_data(path, follow_symlinks=follow_symlinks, channels=channels)
+    for each in listed:
+        dataset = cards.open_data(each, follow_symlinks=follow_symlinks, channels=channels)
         datasets.append(dataset)
     if len(datasets) == 1:
         (dataset,) = datasets
@@ -68,10 +72,10 @@ def collect(
     return replace(inputs, records=list(records.values()))
 
 
-def _plain(paths: Sequence[str], out: Path, follow_symlinks: bool) -> Inputs | None:
+def _plain(paths: Sequence[str | Path], out: Path, follow_symlinks: bool) -> Inputs | None:
     """Return what is in one folder of very many images whose names say nothing; None for anything
     else, and if `out` lies in it."""
-    root = Path(paths[0])
+    root = place(paths[0])
     if len(paths) > 1 or not root.is_dir() or is_below(out, root):
         return None
     found = list_plain(root, follow_symlinks=follow_symlinks)

@@ -110,7 +110,7 @@ def page(name: str) -> Page:
 
 
 def open_data(
-    data: str,
+    data: str | Path,
     *,
     follow_symlinks: bool = False,
     kind_normal: Collection[str] = (),
@@ -149,7 +149,7 @@ def open_data(
         missing = "nothing there; check the bucket and the folder in it"
         raise DataError(f"{data}: {'neither a file nor a folder' if path.exists() else missing}")
 
-    name, _, variant = data.partition(":")
+    name, _, variant = str(data).partition(":")
     pages = all_pages()
     if name not in pages:
         is_path = len(path.parts) > 1 or path.is_absolute()
@@ -169,7 +169,7 @@ def open_data(
     return _from_home(card, variant, follow_symlinks, channels)
 
 
-def _no_folder(data: str, channels: Channels) -> ConfigError:
+def _no_folder(data: str | Path, channels: Channels) -> ConfigError:
     """Return the error that data have no files for channels."""
     return ConfigError(f"{data}: several channels ({channels.described()}) lie in a folder")
 

@@ -34,7 +34,10 @@ def is_url(text: str | os.PathLike[str]) -> bool:
 
 
 def place(text: str | os.PathLike[str]) -> Path:
-    """Return the path of a text, a `RemotePath` if it is a URL. What is below it is listed anew."""
+    """Return the path of a text, a `RemotePath` if it is a URL. What is below a text is listed
+    anew, what is below a path is not."""
+    if isinstance(text, RemotePath):
+        return text
     if not is_url(text):
         return Path(text)
     path = RemotePath(text)
