@@ -17,7 +17,7 @@ from anodetect.imaging import inference, transfer
 from anodetect.imaging.transfer import DirectCopies, OnItsWay, StreamCopies, on_device
 from anodetect.model import devices
 from anodetect.nn import device_batches, training
-from anodetect.nn.batching import in_micro_batches, small_batches
+from anodetect.nn.batching import images_together, in_micro_batches, small_batches
 from anodetect.nn.device_batches import in_device_batches, rows_that_fit
 from anodetect.nn.training import Training, optimize
 from anodetect.nn.unet import UNet
@@ -222,6 +222,12 @@ def test_a_processor_takes_the_batches_it_always_took():
     (expected,) = in_micro_batches(lambda part: (2 * part,), x, size=16)
     assert np.array_equal(found, expected)
     assert counted.sizes == [16, 16]
+
+
+def test_a_gpu_is_given_more_images_at_once_also_by_a_member():
+    on_cpu, on_gpu = SimpleNamespace(device=CPU), SimpleNamespace(device=GPU)
+    assert images_together(16, on_cpu, object()) == 16
+    assert images_together(16, object(), on_cpu, on_gpu) == 64
 
 
 @pytest.mark.usefixtures("gpu")

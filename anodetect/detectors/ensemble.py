@@ -54,6 +54,7 @@ from anodetect.imaging.log_scores import (
 from anodetect.imaging.representations import Expert, check_state
 from anodetect.imaging.resize import resize
 from anodetect.imaging.standardise import MAX_TUNE, MICRO_BATCH
+from anodetect.nn.batching import images_together
 from anodetect.nn.state import arrays_under
 from anodetect.nn.training import checkpoint_path
 from anodetect.record import checkpoint
@@ -284,7 +285,8 @@ class Ensemble:
 
         That member has to see images as they are, with as many channels.
         """
-        parts = [self._score_part(part, seeds[rows]) for rows, part in batch.parts(MICRO_BATCH)]
+        size = images_together(MICRO_BATCH, *[expert.detector for expert in self.experts])
+        parts = [self._score_part(part, seeds[rows]) for rows, part in batch.parts(size)]
         restored = [part.reconstruction for part in parts if part.reconstruction is not None]
         return Scores(
             np.concatenate([part.image for part in parts]),

@@ -38,7 +38,7 @@ from anodetect.model.loading import LoadedImage
 from anodetect.model.read_ahead import BATCH
 from anodetect.model.seen import Seen
 from anodetect.model.settings import create_detector, with_backbones
-from anodetect.nn.batching import LARGER
+from anodetect.nn.batching import images_together
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
 from anodetect.types import (
@@ -198,9 +198,8 @@ class Model:
         """The number of images to score together; with tiles whole images are scored one by one."""
         if self.tiling.tile:
             return 1
-        device = getattr(self.detector, "device", None)
-        on_gpu = device is not None and device.type == "cuda"
-        return LARGER * BATCH if on_gpu else BATCH
+        experts = [expert.detector for expert in self._experts]
+        return images_together(BATCH, self.detector, *experts)
 
     # -- images --------------------------------------------------------------------------------
 

@@ -44,6 +44,16 @@ def row_numbers(count: int, size: int) -> Iterator[NDArray[np.int64]]:
         yield np.minimum(np.arange(start, start + size), count - 1)
 
 
+def images_together(size: int, *detectors: object) -> int:
+    """Return how many images to hand to detectors at once, where `size` are right for a processor:
+    LARGER times as many if one of them computes on a GPU."""
+    for detector in detectors:
+        device = getattr(detector, "device", None)
+        if device is not None and device.type == "cuda":
+            return LARGER * size
+    return size
+
+
 @contextmanager
 def small_batches() -> Iterator[None]:
     """Fill no batch up: a single image then takes a fraction of the time, and its score may differ
