@@ -287,3 +287,18 @@ def test_no_processes_are_started_where_they_do_not_help(pca_run, folder, tmp_pa
 def test_no_workers_are_refused():
     with pytest.raises(ConfigError, match="at least one"):
         local.engine(0)
+
+
+def test_a_script_is_not_run_again_by_the_processes_that_it_starts(pca_run, folder, tmp_path):
+    """The example of the documentation has no `if __name__ == "__main__"`."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import anodetect
+
+print("begins", flush=True)
+result = anodetect.score({str(pca_run)!r}, [{str(folder)!r}], "scores", workers=2, heatmaps=())
+print(result.scored, flush=True)
+""")
+    command = [sys.executable, script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["begins", "149"], done.stderr

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion
+from anodetect.generative.denoised_energy import without_noise
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
@@ -285,10 +286,7 @@ class AnoDDPM:
 
         def score(x: Tensor) -> tuple[Tensor, Tensor]:
             def restore(step: int) -> Tensor:
-                t = diffusion.steps_for(x, step)
-                noised = diffusion.diffuse(x, torch.zeros_like(x), t, self.denoiser.schedule)
-                restored: Tensor = self.denoiser(noised, t)
-                return restored
+                return without_noise(self.denoiser, x, diffusion.steps_for(x, step))
 
             maps = self._maps_of(x, restore, weights, self.standardizer.used())
             return single_pass.combine(self.standardizer, torch.stack(maps, 1), x)
@@ -340,9 +338,8 @@ class AnoDDPM:
         ]
         steps = torch.tensor(needed, device=x.device)
         rows = x.expand(len(steps), -1, -1, -1)
-        noised = diffusion.diffuse(rows, torch.zeros_like(rows), steps, self.denoiser.schedule)
         with autocast(x.device):
-            restored = self.denoiser(noised, steps)
+            restored = without_noise(self.denoiser, rows, steps)
         return dict(zip(needed, restored.float().split(1), strict=True))
 
     def _rows(self, number: int) -> range:

@@ -59,6 +59,7 @@ from anodetect.generative.denoised_energy import (
     falling_levels,
     inpaint,
     nearest_end,
+    without_noise,
 )
 from anodetect.generative.denoiser import Denoiser, NoisyImages
 from anodetect.generative.growth import GrowthConfig
@@ -281,7 +282,7 @@ class EBM:
             maps = []
             for level in self.config.levels:
                 t = diffusion.steps_for(x, level)
-                restored = self.net(amplitude(self.net, t) * x, t)
+                restored = without_noise(self.net, x, t)
                 for scale in self.config.scales:
                     difference = gaussian_blur(x - restored, scale * shape[-1])
                     maps.append(difference.square().mean(1))
@@ -292,8 +293,7 @@ class EBM:
     def _denoised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return f(√ᾱ_t·x, t)."""
         with autocast(x.device):
-            restored: Tensor = self.net(amplitude(self.net, t) * x, t)
-        return restored
+            return without_noise(self.net, x, t)
 
     def _noised(self, x: Tensor, t: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return x_t with new noise."""

@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from joblib import cpu_count
@@ -190,7 +192,7 @@ def _start(tasks: Sequence[Task], threads: int) -> list[WorkerHandle]:
     context = multiprocessing.get_context("spawn")
     workers: list[WorkerHandle] = []
     try:
-        with _interrupts_blocked():
+        with _interrupts_blocked(), _without_main():
             for task in tasks:
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
@@ -221,6 +223,19 @@ def _interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep processes that are started meanwhile from running the caller's script again, as they do
+    to find what it defines. Nothing of it is needed, and a script without
+    `if __name__ == "__main__"` would begin to score in each of them."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _stop(workers: Sequence[WorkerHandle]) -> None:

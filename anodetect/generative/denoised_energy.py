@@ -30,6 +30,12 @@ def amplitude(net: Denoiser, t: Tensor) -> Tensor:
     return diffusion.alpha_bar(net.schedule, t).sqrt()
 
 
+def without_noise(net: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    """Return f(√ᾱ_t·x, t), what one pass makes of images [N, C, H, W] at step t."""
+    restored: Tensor = net(amplitude(net, t) * x, t)
+    return restored
+
+
 def noise_deviation(net: Denoiser, t: Tensor) -> Tensor:
     """Return √(1−ᾱ_t), the deviation of the noise at step t and the unit of a chain's steps.
 
