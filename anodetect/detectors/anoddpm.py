@@ -339,8 +339,8 @@ class AnoDDPM:
         steps = torch.tensor(needed, device=x.device)
         rows = x.expand(len(steps), -1, -1, -1)
         with autocast(x.device):
-            restored = without_noise(self.denoiser, rows, steps)
-        return dict(zip(needed, restored.float().split(1), strict=True))
+            restored = without_noise(self.denoiser, rows, steps).float()
+        return {step: restored[place : place + 1] for place, step in enumerate(needed)}
 
     def _rows(self, number: int) -> range:
         """Return the numbers of the network's maps for a λ."""
