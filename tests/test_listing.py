@@ -24,6 +24,8 @@ PLAIN = {
 TELLING = {
     "a mask": ["1.png", "1_mask.png"],
     "a mask by its first word": ["12345678.png", "mask_12345678.png"],
+    "masks alone": ["1_mask.png", "2_mask.png"],
+    "a mask among many names": [*PLAIN["words"], "images/xba_mask.png"],
     "masks": ["images/1.png", "masks/1.png"],
     "parts": ["train/1.png", "test/2.png"],
     "kinds": ["good/1.png", "scratch/1.png"],
