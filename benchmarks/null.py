@@ -247,7 +247,7 @@ STAGES = {
         "anodetect.engines.worker:display_window",
     ),
     "write tiff": ("anodetect.output.images:write_map",),
-    "write png": ("anodetect.output.images:write_overlay",),
+    "write overlay": ("anodetect.output.images:write_jpeg", "anodetect.output.images:write_png"),
     "write mask": ("anodetect.output.images:write_mask",),
     "regions": ("anodetect.engines.worker:find_regions",),
     "pictures of cases": ("anodetect.output.cases:Cases.draw_image",),

@@ -76,6 +76,17 @@ def test_regions_strengths_and_masks_against_brute_force(statistic, shape):
         assert measure.highest(heatmap) == pytest.approx(max(own for _, own in found))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_and_masks_of_regions_are_those_found_in_the_whole_map(seed):
+    heatmap = smooth(np.random.default_rng(seed), (30, 40), 1)
+    for low in (heatmap.min() - 1, 0.0, np.quantile(heatmap, 0.97), heatmap.max()):
+        regions = RegionMeasure(float(low), "size").regions(heatmap)
+        assert regions.boxes() == ndimage.find_objects(regions.labels)
+        least = float(np.median(regions.strengths)) if len(regions.strengths) else 0.0
+        numbers = 1 + np.flatnonzero(regions.strengths > least)
+        assert np.array_equal(regions.stronger(least), np.isin(regions.labels, numbers))
+
+
 @pytest.mark.parametrize("statistic", STATISTICS)
 def test_a_map_without_regions_is_weaker_than_any_region(statistic):
     measure = RegionMeasure(LOW, statistic)

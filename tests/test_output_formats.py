@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 from hashlib import sha256
+from itertools import pairwise
 
 import matplotlib
 import nibabel as nib
@@ -21,7 +22,7 @@ from test_volumes import prepared, save_nifti
 
 import anodetect
 from anodetect.errors import ConfigError, RunError
-from anodetect.output import formats, images, pictures, recorded, volumes
+from anodetect.output import cases, formats, images, pictures, recorded, volumes
 from anodetect.output.about import About
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.decision import Decision, Rule
@@ -91,6 +92,18 @@ def png_image(folder, request):
     assert (unscored == unscored[:, :1]).all()
 
 
+def jpeg_image(folder, request):
+    """Against Pillow, which makes the same of the picture that was drawn."""
+    (written,), heatmap, image = write_image(folder, "jpeg")
+    assert written.kind == "picture" and not written.note
+    content = io.BytesIO()
+    drawn = Image.fromarray(pictures.overlay(image, heatmap, SCALE))
+    drawn.save(content, "jpeg", quality=images.QUALITY)
+    with Image.open(written.path) as picture, Image.open(content) as expected:
+        assert picture.format == "JPEG"
+        assert np.array_equal(np.asarray(picture), np.asarray(expected))
+
+
 def mask_image(folder, request):
     """Against imagecodecs."""
     (written,), heatmap, _ = write_image(folder, "mask")
@@ -129,10 +142,18 @@ def mask_volume(folder, request):
     assert packed[3:8] == bytes(5)  # gzip's flags and time: neither name nor time of day
 
 
+def jpeg_volume(folder, request):
+    planes_of_volume(folder, request, "jpeg")
+
+
 def png_volume(folder, request):
+    planes_of_volume(folder, request, "png")
+
+
+def planes_of_volume(folder, request, name):
     """Against Pillow: three planes side by side."""
     volume = request.getfixturevalue("nifti_volume")
-    (written,), _ = write_volume(folder, "png", volume)
+    (written,), _ = write_volume(folder, name, volume)
     assert written.kind == "picture"
     with Image.open(written.path) as picture:
         assert picture.size == (
@@ -216,8 +237,56 @@ def test_a_map_is_the_file_that_tifffile_writes_and_its_hash_is_that_of_the_file
             assert each.sha256 == sha256(each.path.read_bytes()).hexdigest()
 
 
+def test_an_image_that_is_too_long_for_a_jpeg_is_shown_smaller_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "LONGEST", 10)
+    (written,), _, _ = write_image(tmp_path, "jpeg")
+    with Image.open(written.path) as picture:
+        assert picture.size == (8, 7)
+    assert "reduced to 1/3 of their size" in written.note
+
+
+@pytest.mark.parametrize("planes", [(), (1, 1), (1, 3)])
+def test_the_picture_of_a_case_is_what_pillow_makes_of_its_panels(planes):
+    """As colours throughout, also where there are none."""
+    image = RNG.normal(0, 50, (sum(planes) or 1, 90, 70)).astype(np.float32)
+    heatmap, side, gap = RNG.random((90, 70)).astype(np.float32), 40, pictures.STRIP_GAP
+    parts = list(pairwise(np.cumsum((0, *(planes or (1,))))))
+    expected = Image.new("RGB", (3 * side + 2 * gap, len(parts) * (side + gap) - gap), "white")
+    for number, (start, end) in enumerate(parts):
+        part, again = image[start:end], image[start:end] + 9
+        window = pictures.contrast(part)
+        panels = [pictures.grey(part, window), pictures.overlay(part, heatmap, SCALE, window)]
+        for place, panel in enumerate([*panels, pictures.grey(again, window)]):
+            small = Image.fromarray(panel).resize((side, side), Image.Resampling.BILINEAR)
+            expected.paste(small, (place * (side + gap), number * (side + gap)))
+
+    content = io.BytesIO()
+    expected.save(content, "jpeg", quality=80)
+    found = pictures.case_strip(image, heatmap, image + 9, SCALE, side, planes)
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(found))), np.asarray(Image.open(content))
+    )
+
+
+def test_the_cases_that_are_shown_are_those_with_the_highest_and_the_nearest_scores(tmp_path):
+    """Against sorting all of them."""
+    scores = RNG.normal(size=500).round(1)  # many are equal
+    scores[::50] = np.nan
+    shown = cases.Cases(tmp_path, 0.5, SCALE)
+    for number, score in enumerate(scores.tolist()):
+        shown.admits(f"{number:03}", score)
+    known = [(score, f"{number:03}") for number, score in enumerate(scores) if np.isfinite(score)]
+    highest = sorted((-score, name) for score, name in known)
+    nearest = sorted((abs(score - 0.5), name) for score, name in known)
+    found = shown.settle()
+    assert list(found.highest) == [name for _, name in highest[:50]]
+    assert list(found.borderline) == [name for _, name in nearest[:12]]
+
+
 CHECKS = {
     ("tiff", "image"): tiff_image,
+    ("jpeg", "image"): jpeg_image,
+    ("jpeg", "volume"): jpeg_volume,
     ("nifti", "volume"): nifti_volume_map,
     ("png", "image"): png_image,
     ("png", "volume"): png_volume,

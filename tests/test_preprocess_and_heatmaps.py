@@ -47,11 +47,48 @@ def test_the_fast_foreground_is_scipys_and_numpys(seed):
         if plane.any():
             largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
             np.testing.assert_array_equal(segments.largest_part(plane), largest)
+            found = segments.largest_filled(plane)
+            np.testing.assert_array_equal(found, ndimage.binary_fill_holes(largest))
     values = rng.normal(size=mask.shape).astype(np.float32)
     percents = (0.0, *rng.uniform(0, 100, 2), 100.0)
     np.testing.assert_allclose(
         foreground.quantiles(values, percents), np.percentile(values, percents), rtol=1e-5
     )
+
+
+def ordered_quantile(values, percent):
+    """The formula, by ordering all values."""
+    ordered, place = np.sort(values, axis=None), percent / 100 * (values.size - 1)
+    low, high = ordered[[int(place), min(int(place) + 1, values.size - 1)]].astype(float)
+    return low + (high - low) * (place - int(place))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_foreground_is_bit_for_bit_that_of_the_plain_formulas(seed):
+    """High quantiles order few values only; most images are whole numbers with many equal ones."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(1 + 2 * (seed % 2), *rng.integers(60, 200, 2)))
+    image = (40 * ndimage.gaussian_filter(values, (0, 4, 4))).astype(np.float32)
+    image = np.maximum(image.round() if seed % 3 else image, seed % 4 - 2)
+    for percent in (99.5, 98.0, 60.0):
+        expected = ordered_quantile(image, percent)
+        assert foreground.quantiles(image, (percent,)) == [expected]
+        assert foreground.quantiles(np.full_like(image, 3), (percent,)) == [3.0]
+
+    low = float(image.min())
+    level = low + foreground.FLAT_LEVEL * (ordered_quantile(image, foreground.HIGH) - low)
+    parts, count = ndimage.label(ndimage.binary_opening((image > level).any(0)))
+    assert count
+    largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+    found = foreground.foreground(image)
+    np.testing.assert_array_equal(found, ndimage.binary_fill_holes(largest))
+
+
+def test_quantiles_of_values_that_are_not_numbers_are_those_of_all_values():
+    values = RNG.normal(size=9000).astype(np.float32)
+    values[:50] = np.nan
+    assert np.isnan(foreground.quantiles(values, (99.9,))).all()
+    assert foreground.quantiles(values, (99.0,)) == [ordered_quantile(values, 99.0)]
 
 
 def test_textures_have_no_background():

@@ -176,7 +176,8 @@ def made(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scored(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("scored") / "s"
-    anodetect.score(made / "run", [str(made / "new")], out, workers=1)
+    formats = ["tiff", "png", "mask", "regions"]
+    anodetect.score(made / "run", [str(made / "new")], out, heatmaps=formats, workers=1)
     return directories.read(out)
 
 

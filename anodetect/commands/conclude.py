@@ -17,7 +17,7 @@ from anodetect.commands.labelled import mask_warnings
 from anodetect.commands.results import MergeResult
 from anodetect.data.patients import STUDY, warning_of
 from anodetect.files import sha256_of
-from anodetect.output.formats import DEFAULT, SOURCES, Source, asks_for, format_named
+from anodetect.output.formats import DEFAULTS, SOURCES, Source, asks_for, format_named
 from anodetect.output.regions import FILE as REGIONS_FILE
 from anodetect.output.regions import write_regions
 from anodetect.record import directories
@@ -286,7 +286,7 @@ def _not_written(
     """Return which of the output formats with these names are not those of files that were scored.
     The default formats are for images or for volumes, and were not asked for. `wanted` [n] are the
     rows without an error that would say why."""
-    by_default, found = set(names) == set(DEFAULT), []
+    by_default, found = frozenset(names) in DEFAULTS, []
     for name in names:
         each = format_named(name)
         for source in SOURCES:

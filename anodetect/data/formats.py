@@ -175,11 +175,14 @@ def suffixes() -> list[str]:
 def suffix_of(name: str) -> str:
     """Return a file name's suffix in lower case: the longest one that the table has (".nii.gz"),
     else what follows the last dot."""
-    lower = name.lower()
-    for suffix in sorted(suffixes(), key=len, reverse=True):
-        if lower.endswith(suffix) and len(lower) > len(suffix):
-            return suffix
-    return Path(lower).suffix
+    lower, longest = name.lower(), ""
+    for each in FORMATS.values():
+        if not lower.endswith(each.suffixes):  # all at once, as every file is asked often
+            continue
+        for suffix in each.suffixes:
+            if lower.endswith(suffix) and len(longest) < len(suffix) < len(lower):
+                longest = suffix
+    return longest or Path(lower).suffix
 
 
 def format_named(name: str) -> Format | None:

@@ -353,7 +353,7 @@ def _checked(array: Array) -> Floats:
         raise ImageError(f"{width}×{height} pixels; at least {MIN_SIDE}×{MIN_SIDE} are needed")
 
     image = as_float32(array)
-    bad = image.size - int(np.isfinite(image).sum())
+    bad = 0 if array.dtype.kind in "uib" else image.size - np.count_nonzero(np.isfinite(image))
     if bad:
         raise ImageError(f"{bad} pixels are NaN or infinite")
     return image

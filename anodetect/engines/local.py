@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from anodetect.record.runs import Run
 from anodetect.types import Reporter, Silent
 
 FEW = 64  # images that are scored before other processes would have started
+AT_ONCE, PROMPT = 8, 0.5  # finished files that are sent together, and seconds they wait at most
 VOLUME = 16  # images that a volume counts as, at least
 MEMORY = 6e9  # bytes that a worker may take: an image of 10⁸ pixels with all outputs
 GPU_MEMORY = 2e9  # bytes of a GPU's memory that a worker takes at least: its context, and a model
@@ -118,9 +120,9 @@ def shared_out(task: Task, names: Sequence[str], count: int) -> list[Task]:
 
 @dataclass(frozen=True)
 class Finished:
-    """A file has been scored and written."""
+    """Files have been scored and written."""
 
-    entry: JournalEntry
+    entries: tuple[JournalEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,8 @@ def _collect(
                 message = worker.receive()
 
                 if isinstance(message, Finished):
-                    yield None, message.entry
+                    for entry in message.entries:
+                        yield None, entry
                 elif isinstance(message, Count):
                     worker.done = message.done
                     done = sum(each.done for each in workers)
@@ -288,8 +291,14 @@ def _work(connection: Connection, task: Task, threads: int) -> None:
     try:
         worker = Worker(task, threads)
         connection.send("ready")
+        finished: list[JournalEntry] = []
+        sent = time.monotonic()
         for _, entry in worker.work(_requested(connection), _CountReporter(connection)):
-            connection.send(Finished(entry))
+            finished.append(entry)
+            if len(finished) == AT_ONCE or time.monotonic() - sent > PROMPT:
+                connection.send(Finished(tuple(finished)))
+                finished, sent = [], time.monotonic()
+        connection.send(Finished(tuple(finished)))
         connection.send("ended")
     except AnodetectError as error:
         connection.send(Failure(error))

@@ -29,7 +29,7 @@ from anodetect.imaging.regions import RegionOfInterest
 from anodetect.model.devices import check_device, limit_memory
 from anodetect.model.display import display_window
 from anodetect.model.input_facts import facts_of
-from anodetect.model.loading import Failed
+from anodetect.model.loading import Failed, LoadedVolume
 from anodetect.model.model import Model
 from anodetect.model.read_ahead import BATCH, PIXELS_AHEAD, pixels
 from anodetect.model.scoring import Scored, ScoredImage, ScoredVolume, score_records
@@ -174,26 +174,15 @@ class Worker:
     def _entry(self, scored: Scored, shown: bool) -> JournalEntry:
         """Write one file's outputs, and its picture if it is to be shown; return its line in the
         journal."""
-        row = _row(scored, self.run.model_sha256)
-        entry = JournalEntry(row=row, seconds=0.0, threads=self.threads, host=self.host)
         if isinstance(scored, Failed):
-            return entry
+            row = _failed_row(scored, self.run.model_sha256)
+            return JournalEntry(row=row, seconds=0.0, threads=self.threads, host=self.host)
 
-        entry = replace(entry, seconds=scored.seconds)
-        files = channel_files.to_text(scored.loaded.channels)
-        row = replace(
-            row,
-            differs=self._differs(scored),
-            channels=files,
-            pixels_sha256=scored.loaded.pixels,
-        )
-        if isinstance(scored, ScoredVolume):
-            row = replace(row, prepared=scored.loaded.prepared)
-            entry = replace(entry, slices=_slice_rows(scored))
+        row = _row(scored, self.run.model_sha256, self._differs(scored))
         if shown:
             self._draw(scored)
         if not self._keeps(row):
-            return replace(entry, row=row)
+            return self._entry_of(scored, row)
 
         problems: list[str] = []
         content: ImageMap | VolumeMap | None = None
@@ -201,14 +190,31 @@ class Worker:
             content = self._shown(row, scored) if self.task.heatmaps else None
         written = [] if content is None else self._write(row, content, problems)
         regions = self._regions(scored, content, problems)
-        row = replace(row, error="; ".join(problems))
 
         outputs = tuple(self._output_row(row.path, each) for each in written)
         self._upload(outputs)
         shown_by = float_map(written)
-        if shown_by is not None:
-            row = replace(row, heatmap=shown_by.path.relative_to(self.task.out).as_posix())
-        return replace(entry, row=row, outputs=outputs, regions=tuple(regions))
+        heatmap = "" if shown_by is None else outputs[written.index(shown_by)].name
+        row = replace(row, error="; ".join(problems), heatmap=heatmap)
+        return self._entry_of(scored, row, outputs, tuple(regions))
+
+    def _entry_of(
+        self,
+        scored: ScoredImage | ScoredVolume,
+        row: ScoreRow,
+        outputs: tuple[OutputRow, ...] = (),
+        regions: tuple[Region, ...] = (),
+    ) -> JournalEntry:
+        """Return the line in the journal of a file that was scored."""
+        return JournalEntry(
+            row=row,
+            seconds=scored.seconds,
+            threads=self.threads,
+            host=self.host,
+            outputs=outputs,
+            regions=regions,
+            slices=_slice_rows(scored) if isinstance(scored, ScoredVolume) else (),
+        )
 
     def _keeps(self, row: ScoreRow) -> bool:
         """Return whether the files of a scored image or volume are kept."""
@@ -318,7 +324,8 @@ class Worker:
                 file.unlink()
 
     def _output_row(self, path: str, written: Written) -> OutputRow:
-        name = written.path.relative_to(self.task.out).as_posix()
+        folder = f"heatmaps/{short_name(path)}".rpartition("/")[0]
+        name = f"{folder}/{written.path.name}"
         return OutputRow(
             name=name, path=path, kind=written.format, sha256=written.sha256, note=written.note
         )
@@ -365,26 +372,45 @@ def _slice_rows(scored: ScoredVolume) -> tuple[SliceRow, ...]:
     return tuple(rows)
 
 
-def _row(scored: Scored, model_sha256: str) -> ScoreRow:
-    """Return the row of a file that was scored, or that could not be."""
-    record = scored.record
-    row = ScoreRow(
+def _row(scored: ScoredImage | ScoredVolume, model_sha256: str, differs: str) -> ScoreRow:
+    """Return the row of a file that was scored, before anything is written of it."""
+    record, loaded = scored.record, scored.loaded
+    *depth, height, width = scored.heatmap.shape
+    return ScoreRow(
         path=record.id,
         sha256=scored.sha256,
         group=record.group,
+        score=scored.score,
+        width=width,
+        height=height,
+        depth=depth[0] if depth else None,
         model_sha256=model_sha256,
         status=OK,
         label=record.label,
         kind=record.kind,
         acquired=record.extra.get("acquired", ""),
+        differs=differs,
+        channels=channel_files.to_text(loaded.channels),
+        pixels_sha256=loaded.pixels,
         study=record.study,
+        prepared=loaded.prepared if isinstance(loaded, LoadedVolume) else "",
     )
-    if isinstance(scored, Failed):
-        return replace(row, status=FAILED, error=printable(scored.error))
 
-    *depth, height, width = scored.heatmap.shape
-    return replace(
-        row, score=scored.score, width=width, height=height, depth=depth[0] if depth else None
+
+def _failed_row(failed: Failed, model_sha256: str) -> ScoreRow:
+    """Return the row of a file that could not be scored."""
+    record = failed.record
+    return ScoreRow(
+        path=record.id,
+        sha256=failed.sha256,
+        group=record.group,
+        model_sha256=model_sha256,
+        status=FAILED,
+        error=printable(failed.error),
+        label=record.label,
+        kind=record.kind,
+        acquired=record.extra.get("acquired", ""),
+        study=record.study,
     )
 
 

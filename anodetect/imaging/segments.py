@@ -41,17 +41,22 @@ class Segments:
         lower = np.arange(len(upper)) + np.repeat(first - np.cumsum(counts) + counts, counts)
         return _joined(len(counts), upper, lower)
 
-    def mask(self, shape: tuple[int, int]) -> Bools:
+    def some(self, wanted: Bools) -> "Segments":
+        """Return those of the segments [n] that are wanted."""
+        return Segments(self.starts[wanted], self.ends[wanted], self.width)
+
+    def mask(self, height: int) -> Bools:
         """Return the mask [height, width] of these segments, with the column that is False."""
-        size = shape[0] * self.width
         turns = np.stack([self.starts, self.ends], 1).ravel()
-        lengths = np.diff(turns, prepend=0, append=size)
+        lengths = np.diff(turns, prepend=0, append=height * self.width)
         values = np.arange(len(lengths)) % 2 == 1
-        return np.repeat(values, lengths).reshape(shape[0], self.width)
+        return np.repeat(values, lengths).reshape(height, self.width)
 
 
-def segments_of(padded: Bools) -> Segments:
-    """Return the segments of a mask [H, W] whose last column is False."""
+def segments_of(mask: Bools) -> Segments:
+    """Return the segments of a mask [H, W], with a column more that is False."""
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 1), bool)
+    padded[:, :-1] = mask
     flat = np.concatenate([[False], padded.ravel()])
     turns = np.flatnonzero(flat[1:] != flat[:-1])
     return Segments(turns[::2], turns[1::2], padded.shape[1])
@@ -60,28 +65,43 @@ def segments_of(padded: Bools) -> Segments:
 def largest_part(mask: Bools) -> Bools:
     """Return the largest part of a mask [H, W] in which something is True; of equal ones that which
     comes first."""
-    padded = np.zeros((mask.shape[0], mask.shape[1] + 1), bool)
-    padded[:, :-1] = mask
-    found = segments_of(padded)
-    parts = found.parts()
-    largest = np.bincount(parts, found.lengths).argmax()
-    own = parts == largest
-    kept = Segments(found.starts[own], found.ends[own], found.width)
-    return kept.mask(mask.shape)[:, :-1]
+    return _largest(segments_of(mask)).mask(len(mask))[:, :-1]
 
 
 def filled(mask: Bools) -> Bools:
     """Return a mask [H, W] without holes, as `ndimage.binary_fill_holes` does."""
-    height, width = mask.shape
-    # A frame that is not in the mask joins all that lies outside; the last column stays False.
-    outside = np.zeros((height + 2, width + 3), bool)
-    outside[:, :-1] = True
-    np.logical_not(mask, out=outside[1:-1, 1:-2])
+    return _without_holes(segments_of(mask), len(mask))
 
-    found = segments_of(outside)
-    own = found.parts() == 0
-    reached = Segments(found.starts[own], found.ends[own], found.width).mask(outside.shape)
+
+def largest_filled(mask: Bools) -> Bools:
+    """Return `filled` of `largest_part`."""
+    return _without_holes(_largest(segments_of(mask)), len(mask))
+
+
+def _largest(found: Segments) -> Segments:
+    """Return the segments of the largest part."""
+    parts = found.parts()
+    return found.some(parts == np.bincount(parts, found.lengths).argmax())
+
+
+def _without_holes(found: Segments, height: int) -> Bools:
+    """Return the mask [height, width] of segments, without the column that is False and without
+    holes."""
+    # A frame that is not in the mask joins all that lies outside; the last column stays False.
+    width = found.width + 2
+    rows = np.arange(height + 2) * width
+    starts = np.concatenate([rows, _framed(found.ends, found.width)])
+    ends = np.concatenate([rows + width - 1, _framed(found.starts, found.width)])
+    outside = Segments(np.sort(starts), np.sort(ends), width)
+
+    reached = outside.some(outside.parts() == 0).mask(height + 2)
     return np.logical_not(reached[1:-1, 1:-2])
+
+
+def _framed(places: Places, width: int) -> Places:
+    """Return places in a mask of `width` columns in one with a row before it, a column before it
+    and one behind it."""
+    return (places // width + 1) * (width + 2) + places % width + 1
 
 
 def _joined(count: int, first: Places, second: Places) -> Places:

@@ -1,9 +1,9 @@
 """Pictures of the most anomalous and the most borderline images. They are chosen while a batch is
 scored, and a limited number is kept on the disk."""
 
+from bisect import insort
+from math import isfinite
 from pathlib import Path
-
-import numpy as np
 
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import PreparedVolume
@@ -28,10 +28,22 @@ class Cases:
     def admits(self, identity: str, score: float) -> bool:
         """Rank an image, and return whether it is among the first by its score or by its nearness
         to the threshold, of all so far."""
-        for name, rank in (("highest", -score), ("borderline", abs(score - self.threshold))):
-            if np.isfinite(rank):
-                self.kept[name] = sorted([*self.kept[name], (rank, identity)])[: KEPT[name]]
-        return identity in self._names()
+        admitted = False
+        for name, rank in self._ranks(score).items():
+            if self._is_among(name, (rank, identity)):
+                insort(self.kept[name], (rank, identity))
+                del self.kept[name][KEPT[name] :]
+                admitted = True
+        return admitted
+
+    def _ranks(self, score: float) -> dict[str, float]:
+        """Return the place of a score in each ranking, from low to high."""
+        return {"highest": -score, "borderline": abs(score - self.threshold)}
+
+    def _is_among(self, name: str, ranked: tuple[float, str]) -> bool:
+        """Return whether an image is among the first of a ranking, of all so far."""
+        kept = self.kept[name]
+        return isfinite(ranked[0]) and (len(kept) < KEPT[name] or ranked < kept[-1])
 
     def draw_image(self, identity: str, panels: Panels) -> None:
         """Write the picture of an image that was admitted: its panels."""
@@ -53,7 +65,9 @@ class Cases:
 
     def recall(self, identity: str, score: float) -> None:
         """Rank an image that was scored before, if its picture was kept."""
-        if picture_of(self.out, identity).is_file():
+        ranks = self._ranks(score).items()
+        is_first = any(self._is_among(name, (rank, identity)) for name, rank in ranks)
+        if is_first and picture_of(self.out, identity).is_file():
             self.admits(identity, score)
 
     def settle(self) -> ShownCases:

@@ -99,10 +99,16 @@ FORMATS: dict[str, Format] = {
             },
         ),
     ),
-    "png": Format(
-        image=Writer("anodetect.output.images:write_overlay", {"picture": "_heatmap.png"}),
-        volume=Writer("anodetect.output.volumes:write_planes", {"picture": "_heatmap.png"}),
+    "jpeg": Format(
+        image=Writer("anodetect.output.images:write_jpeg", {"picture": "_heatmap.jpg"}),
+        volume=Writer("anodetect.output.volumes:write_jpeg", {"picture": "_heatmap.jpg"}),
         note="overlay",
+    ),
+    "png": Format(
+        image=Writer("anodetect.output.images:write_png", {"picture": "_heatmap.png"}),
+        volume=Writer("anodetect.output.volumes:write_png", {"picture": "_heatmap.png"}),
+        default=False,
+        note="overlay without loss, slower",
     ),
     "mask": Format(
         image=Writer(
@@ -138,6 +144,8 @@ FORMATS: dict[str, Format] = {
     ),
 }
 DEFAULT = tuple(name for name, each in FORMATS.items() if each.default)
+# The formats that are written where none are named, now and in records of earlier releases.
+DEFAULTS = (frozenset(DEFAULT), frozenset(("tiff", "nifti", "png", "mask", "regions")))
 
 
 def check_formats(names: Sequence[str]) -> None:
@@ -218,14 +226,15 @@ class OutputFiles:
                 yield file
         self.written.append(Written(self.name, path, kind, note, sha256_of(path)))
 
-    def write(self, kind: Kind, *content: bytes | memoryview) -> None:
-        """Write a file of these bytes, one after the other, which are hashed on the way. A process
-        that is killed may leave it half-written; what is not in the journal is written again."""
+    def write(self, kind: Kind, *content: bytes | memoryview, note: str = "") -> None:
+        """Write a file of these bytes, one after the other, which are hashed on the way; `note`
+        says what is to be known of it. A process that is killed may leave it half-written; what is
+        not in the journal is written again."""
         path, digest = self._path(kind), sha256()
         write_new(path, content)
         for part in content:
             digest.update(part)
-        self.written.append(Written(self.name, path, kind, "", digest.hexdigest()))
+        self.written.append(Written(self.name, path, kind, note, digest.hexdigest()))
 
     def _path(self, kind: Kind) -> Path:
         return self.stem.with_name(self.stem.name + self.endings[kind])

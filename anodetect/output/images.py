@@ -1,5 +1,5 @@
 """An image's heatmap as files: its values as float32 TIFF in the image's own grid, an 8-bit overlay
-PNG on the model's fixed scale, and a mask."""
+on the model's fixed scale as JPEG or PNG, and a mask."""
 
 import io
 from dataclasses import dataclass, field
@@ -15,12 +15,13 @@ from pydicom.dataset import Dataset
 from anodetect.errors import RunError
 from anodetect.output.about import About
 from anodetect.output.formats import OutputFiles
-from anodetect.output.pictures import overlay
+from anodetect.output.pictures import Picture, jpeg, overlay
 from anodetect.output.png import encode_mask, encode_picture
 from anodetect.stats.mask_rule import MaskRule, Regions
 from anodetect.types import Bools, Floats
 
 SIZES = 64  # of images, whose headers are kept
+QUALITY, LONGEST = 90, 65535  # of overlays as JPEG, and pixels on their longest side
 LARGEST_COMPRESSED = 2**31  # bytes of the values in a smaller file
 
 
@@ -104,10 +105,23 @@ def _read_tiff(path: Path) -> Floats:
         raise RunError(f"{path.name} is damaged ({type(error).__name__})") from None
 
 
-def write_overlay(shown: ImageMap, files: OutputFiles) -> None:
+def write_jpeg(shown: ImageMap, files: OutputFiles) -> None:
+    """Write the image with the heatmap over it as a JPEG; of one that is too long for the format
+    every n-th row and column."""
+    picture = _overlay(shown)
+    step = -(-max(picture.shape) // LONGEST)
+    note = f"reduced to 1/{step} of their size, as a JPEG is at most {LONGEST} pixels long"
+    part = np.ascontiguousarray(picture[::step, ::step])
+    files.write("picture", jpeg(part, QUALITY), note=note if step > 1 else "")
+
+
+def write_png(shown: ImageMap, files: OutputFiles) -> None:
     """Write the image with the heatmap over it as a PNG of 8 bits."""
-    picture = overlay(shown.image, shown.heatmap, shown.scale, shown.window)
-    files.write("picture", encode_picture(picture))
+    files.write("picture", encode_picture(_overlay(shown)))
+
+
+def _overlay(shown: ImageMap) -> Picture:
+    return overlay(shown.image, shown.heatmap, shown.scale, shown.window)
 
 
 def write_mask(shown: ImageMap, files: OutputFiles) -> None:

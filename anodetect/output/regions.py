@@ -29,7 +29,7 @@ def find_regions(heatmap: Floats, rule: MaskRule, regions: Regions | None = None
     """Return the regions of a heatmap [H, W] that count, the strongest first. `regions` are all of
     its regions, if they are known."""
     regions = rule.regions(heatmap) if regions is None else regions
-    boxes = ndimage.find_objects(regions.labels)
+    boxes = regions.boxes()
     found = []
     for index in np.flatnonzero(regions.strengths > rule.least).tolist():
         rows, columns = boxes[index]

@@ -47,11 +47,15 @@ class VolumeMap:
         return self.rule.mask(self.heatmap)
 
 
-def write_planes(shown: VolumeMap, files: OutputFiles) -> None:
+def write_jpeg(shown: VolumeMap, files: OutputFiles) -> None:
+    """Write a picture of the volume in three planes as a JPEG."""
+    files.write("picture", picture(shown.heatmap, shown.volume, shown.scale, shown.window))
+
+
+def write_png(shown: VolumeMap, files: OutputFiles) -> None:
     """Write a picture of the volume in three planes as a PNG."""
     content = picture(shown.heatmap, shown.volume, shown.scale, shown.window, "png")
-    with files.open("picture") as file:
-        file.write(content)
+    files.write("picture", content)
 
 
 # -- Picture ---------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from anodetect.files import refuse_strange, sync_folder, write_error
 
 class LineFile:
     """The lines of `file`; a context manager that holds it open for appending. `is_whole` says
-    whether a line, with its end, is one that was written."""
+    whether a line, with its end, is one that was written; while the file is open all are."""
 
     def __init__(self, file: Path, is_whole: Callable[[bytes], bool]) -> None:
         self.file, self.is_whole = file, is_whole
+        self.checked = False
 
     def __enter__(self) -> "LineFile":
         self.open()
@@ -46,12 +47,14 @@ class LineFile:
         try:
             self.stream.truncate(end)
             sync_folder(self.file.parent)
+            self.checked = True
         except OSError as error:
             self.close()
             raise write_error(self.file, error) from None
 
     def close(self) -> None:
         """Close the file."""
+        self.checked = False
         with suppress(OSError):  # of a line that could not be written, which was said
             self.stream.close()
 
@@ -63,7 +66,7 @@ class LineFile:
         refuse_strange(self.file)
         with self.file.open("rb") as stream:
             for line in stream:
-                if not line.endswith(b"\n") or not self.is_whole(line):
+                if not line.endswith(b"\n") or not (self.checked or self.is_whole(line)):
                     return
                 yield line
 

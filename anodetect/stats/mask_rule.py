@@ -22,6 +22,7 @@ from scipy import ndimage
 from anodetect.types import Bools, Floats
 
 Doubles = NDArray[np.float64]
+Box = tuple[slice, slice]  # rows and columns
 Statistic = Literal["peak", "mass", "size"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
@@ -29,24 +30,43 @@ STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 @dataclass(frozen=True)
 class Parts:
     """The parts of a map [H, W] above a low value: `labels` [H, W] numbers them from 1, 0 is no
-    part. `strengths` has the three statistics [parts] of each."""
+    part. `strengths` has the three statistics [parts] of each. All of them lie in `box`."""
 
     labels: NDArray[np.integer]
     strengths: Mapping[Statistic, Doubles]
+    box: Box
 
 
 @dataclass(frozen=True)
 class Regions:
     """The regions of a map or of all slices of a volume: `labels` [(D,) H, W] numbers them from 1,
-    0 is no region, and `strengths` [regions] says how strong each is."""
+    0 is no region, and `strengths` [regions] says how strong each is. All of them lie in `box`,
+    None for everywhere."""
 
     labels: NDArray[np.integer]
     strengths: Doubles
+    box: Box | None = None
 
     def stronger(self, least: float) -> Bools:
         """Return the mask [(D,) H, W] of the regions whose strength exceeds `least`."""
         kept = np.append(False, self.strengths > least)
-        return np.take(kept, self.labels)
+        if self.box is None:
+            return np.take(kept, self.labels)
+        mask = np.zeros(self.labels.shape, bool)
+        mask[self.box] = np.take(kept, self.labels[self.box])
+        return mask
+
+    def boxes(self) -> list[Box]:
+        """Return the box around each region of a map [H, W]."""
+        rows, columns = self.box or (slice(0, None), slice(0, None))
+        found: list[Box] = []
+        if not len(self.strengths):
+            return found
+        for high, wide in ndimage.find_objects(self.labels[rows, columns]):
+            vertical = slice(rows.start + high.start, rows.start + high.stop)
+            horizontal = slice(columns.start + wide.start, columns.start + wide.stop)
+            found.append((vertical, horizontal))
+        return found
 
 
 @dataclass(frozen=True)
@@ -60,7 +80,7 @@ class RegionMeasure:
         """Return the regions of a map [(D,) H, W]; NaN belongs to none."""
         if heatmap.ndim == 2:
             parts = parts_above(heatmap, self.low)
-            return Regions(parts.labels, parts.strengths[self.statistic])
+            return Regions(parts.labels, parts.strengths[self.statistic], parts.box)
 
         labels, strengths = np.zeros(heatmap.shape, np.int64), [np.zeros(0)]
         count = 0
@@ -164,13 +184,13 @@ def parts_above(heatmap: Floats, low: float) -> Parts:
         "mass": np.bincount(numbers, excess, count) / heatmap.size,
         "size": np.bincount(numbers, minlength=count) / heatmap.size,
     }
-    return Parts(labels, strengths)
+    return Parts(labels, strengths, place)
 
 
-def _smallest_box(mask: Bools) -> tuple[slice, slice]:
+def _smallest_box(mask: Bools) -> Box:
     """Return the smallest box that holds all of a mask [H, W]: few pixels are above a low value,
     and the others need no look."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
-        return slice(0), slice(0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

@@ -18,6 +18,7 @@ from . import (
     known,
     picture,
     regions,
+    remaking,
     routes,
     screen,
     shortcuts,
@@ -68,6 +69,8 @@ def draw(session: ReviewSession) -> None:
         gallery.draw(session, rows, blind)
     else:
         draw_case(session, row, paths, blind)
+        if not hidden:
+            remaking.draw(session, row)
         _draw_verdicts(session, row, hidden)
         similar.draw(session, row, blind)
 

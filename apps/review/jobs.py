@@ -34,7 +34,9 @@ from anodetect.commands.channels import wanted_channels
 from anodetect.detectors import DETECTORS
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.files import ON_WINDOWS, is_below, refuse_strange, write_atomic
-from anodetect.record import runs
+from anodetect.record import made_maps, runs
+from anodetect.record.checkpoint import MODEL_FILE
+from anodetect.record.directories import ScoreDirectory
 from anodetect.record.objects import content_of, object_of, parsed
 from anodetect.record.partial import partial
 
@@ -90,7 +92,7 @@ class Job:
 
     @property
     def subcommand(self) -> str:
-        """The name of the subcommand: "train", "score" or "calibrate"."""
+        """The name of the subcommand: "train", "score", "calibrate" or "maps"."""
         return self.arguments[0]
 
 
@@ -161,6 +163,17 @@ def calibrate_arguments(run: str, data: str, out: Path) -> list[str]:
     return ["calibrate", run, data, "--out", str(out)]
 
 
+def maps_command(roots: Sequence[Path], scored: ScoreDirectory, path: str) -> list[str]:
+    """Return the arguments of `anodetect maps` for one row of a score directory; raise ConfigError
+    where the directory, its run or its images are not in the roots, or the run is not there."""
+    directory, run = allowed(scored.path, roots), allowed(scored.audit.run_path, roots)
+    if not (run / MODEL_FILE).is_file():
+        raise ConfigError(f"{run} is no run")
+    places = ["--run", str(run), "--data", str(allowed(scored.audit.root, roots))]
+    out = allowed(made_maps.folder_of(directory), roots)
+    return ["maps", str(directory), *places, "--out", str(out), "--json", "--", path]
+
+
 def _new(out: Path, roots: Sequence[Path]) -> Path:
     """Return a folder to write into; raise ConfigError where its name or place is not allowed."""
     if not NAME.fullmatch(out.name):
@@ -180,8 +193,8 @@ class Places:
 
 def _places(arguments: Sequence[str]) -> Places:
     """Return the places of a command; raise ConfigError where its arguments are not such as
-    `train_command`, `score_command` and `calibrate_command` return, with or without --resume at the
-    end. Whether the places lie in the roots is not asked here."""
+    `train_command`, `score_command`, `calibrate_command` and `maps_command` return, with or without
+    --resume at the end. Whether the places lie in the roots is not asked here."""
     given = list(arguments)
     if given[-1:] == ["--resume"]:
         given.pop()
@@ -193,12 +206,20 @@ def _places(arguments: Sequence[str]) -> Places:
             read, known = [run, data], _is_number(far)
         case ["calibrate", run, data, "--out", out, "--json"]:
             read, known = [run, data], True
+        case ["maps", scored, "--run", run, "--data", data, "--out", out, "--json", "--", path]:
+            read, known = [scored, run, data], "\0" not in path and Path(out) == _maps_of(scored)
         case _:
             read, known, out = [], False, ""
 
-    if not known or not all(map(_is_path, [*read, out])) or not NAME.fullmatch(Path(out).name):
+    is_named = given[:1] == ["maps"] or bool(NAME.fullmatch(Path(out).name))
+    if not known or not is_named or not all(map(_is_path, [*read, out])):
         raise ConfigError("its arguments are none that the app would give")
     return Places(tuple(map(Path, read)), Path(out))
+
+
+def _maps_of(scored: str) -> Path | None:
+    """Return the folder for maps of a score directory that are made again; None if it is none."""
+    return made_maps.folder_of(Path(scored)) if _is_path(scored) else None
 
 
 def _are_settings(options: Sequence[str]) -> bool:
@@ -301,14 +322,14 @@ def _start(folder: Path, root: Path, arguments: Sequence[str]) -> Job:
 
 
 def resume(roots: Sequence[Path], job: Job) -> Job:
-    """Continue a job that was cancelled or failed, from what it saved, or a calibration from the
-    start; raise ConfigError where it reads or writes outside the roots."""
+    """Continue a job that was cancelled or failed, from what it saved, or a calibration and maps
+    from the start; raise ConfigError where it reads or writes outside the roots."""
     places = _places(job.arguments)
     for path in (*places.read, places.out):
         allowed(path, roots)
 
     arguments = [part for part in job.arguments if part != "--resume"]
-    again = [] if job.subcommand == "calibrate" else ["--resume"]
+    again = [] if job.subcommand in ("calibrate", "maps") else ["--resume"]
     return start(job.root, [*arguments, *again])
 
 
@@ -378,7 +399,7 @@ def state(job: Job) -> State:
     """Return whether a job's process is running, and how it ended if not."""
     if _process(job):
         return "running"
-    if _answer(job):
+    if answer(job):
         return "done"
     return "cancelled" if (job.folder / CANCELLED).exists() else "failed"
 
@@ -399,13 +420,13 @@ def _process(job: Job) -> psutil.Process | None:
         return None
 
 
-def _answer(job: Job) -> dict[str, Any] | None:
+def answer(job: Job) -> dict[str, Any] | None:
     """Return the JSON object that the command printed when it was done, or None."""
     try:
-        answer = parsed(content_of(job.folder / RESULT, LARGEST_ANSWER), nan=True)
+        found = parsed(content_of(job.folder / RESULT, LARGEST_ANSWER), nan=True)
     except (AnodetectError, ValueError):
         return None
-    return answer if isinstance(answer, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def progress(job: Job) -> Progress:

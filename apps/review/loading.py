@@ -273,9 +273,7 @@ def _read_heatmap(directory: ScoreDirectory, row: ScoreRow) -> Floats:
 
 def _read_made_again(directory: ScoreDirectory, row: ScoreRow) -> Floats:
     """Return a heatmap that was not kept, and was made again since; RunError if it was not."""
-    folder = made_maps.folder_of(directory.path)
-    if not is_below(folder, folder.parent):
-        raise RunError(f"{folder} is a link that leads elsewhere; it is not read")
+    folder = _folder_of_made(directory)
     source = recorded.source_of(row)
     for made in reversed(made_maps.read(folder, directory.audit.head)):  # a TIFF before a NIfTI
         if made.path != row.path or map_reader(made.name, source) is None:
@@ -289,6 +287,38 @@ def _read_made_again(directory: ScoreDirectory, row: ScoreRow) -> Floats:
 
     command = shlex.join(["anodetect", "maps", str(directory.path), row.path])
     raise RunError(f"it was not kept (--keep {directory.audit.keep}); make it with {command}")
+
+
+def _folder_of_made(directory: ScoreDirectory) -> Path:
+    folder = made_maps.folder_of(directory.path)
+    if not is_below(folder, folder.parent):
+        raise RunError(f"{folder} is a link that leads elsewhere; it is not read")
+    return folder
+
+
+def is_made_again(directory: ScoreDirectory, row: ScoreRow) -> bool:
+    """Return whether the map of a row was not kept, and was made again since."""
+    if not lacks_map(directory, row):
+        return False
+    listed = made_maps.folder_of(directory.path) / made_maps.FILE
+    changed = listed.stat().st_mtime_ns if listed.is_file() else 0
+    return row.path in _made_again(directory.path, directory.audit.head, changed)
+
+
+@lru_cache(4)
+def _made_again(path: Path, head: str, changed: int) -> frozenset[str]:
+    """Return the paths of the rows whose maps were made again; `changed` makes the list be read
+    anew."""
+    try:
+        listed = made_maps.read(made_maps.folder_of(path), head)
+    except RunError:  # the note on the missing map says it
+        return frozenset()
+    return frozenset(each.path for each in listed)
+
+
+def lacks_map(directory: ScoreDirectory, row: ScoreRow) -> bool:
+    """Return whether the map of a row that has a score was not kept."""
+    return directory.audit.keep != ALL and row.status == OK and not row.heatmap
 
 
 def _read_mask(directory: ScoreDirectory, row: ScoreRow, shape: tuple[int, ...]) -> Bools | None:

@@ -126,7 +126,7 @@ def main(
 
     try:
         st.session_state.verdict_keys = verdict_keys(keys)
-        st.session_state.moved_to = data
+        st.session_state.moved_to, st.session_state.roots = data, tuple(roots)
         _draw(folders, roots)
     except AnodetectError as error:
         show_problem(str(error))

@@ -169,6 +169,12 @@ def _store(
 # the directory, its head and root, and the image.
 
 
+def forget_views() -> None:
+    """Have all views read anew: the map of a case was made."""
+    _view.clear()
+    _volume.clear()
+
+
 def view_of(
     directory: ScoreDirectory, row: ScoreRow, channel: str = ""
 ) -> tuple[display.View | None, tuple[str, ...]]:

@@ -29,7 +29,8 @@ from .tiles import Tiled
 
 KEPT = 2**30  # bytes of cases in memory; the last one is kept however large it is
 LARGEST_NUMBER = 100_000  # tickets in memory
-CONTENT = struct.Struct(">16sQ?")  # of a ticket: directory, row, hidden
+# Of a ticket: directory, row, hidden, with a map that was made again.
+CONTENT = struct.Struct(">16sQ??")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ class Office:
         self._progress: dict[str, Progress] = {}
 
     def ticket(self, directory: ScoreDirectory, row: ScoreRow, *, hidden: bool) -> str:
-        """Return the ticket for a case; it is the same one each time."""
+        """Return the ticket for a case; it is the same one each time, until its map is made again:
+        then the browser fetches the case anew."""
         audit = directory.audit
         name = "\0".join([str(directory.path), audit.head, audit.root])
         key = sha256(name.encode("utf-8", "surrogateescape")).digest()[:16]
@@ -72,7 +74,8 @@ class Office:
             opened = self._opened.get(key)
             if opened is None or opened.directory is not directory:
                 opened = self._opened[key] = Opened(directory, directory.numbers)
-            content = CONTENT.pack(key, opened.numbers[row.path], hidden)
+            again = not hidden and loading.is_made_again(directory, row)
+            content = CONTENT.pack(key, opened.numbers[row.path], hidden, again)
             return urlsafe_b64encode(self._sealing().encrypt(content, None)).decode().rstrip("=")
 
     def find(self, text: str) -> Ticket:
@@ -92,10 +95,10 @@ class Office:
         try:
             sealed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
             content = self._sealing().decrypt(sealed, None)
-        except (ValueError, InvalidTag):
+            key, number, hidden, _ = CONTENT.unpack(content)
+        except (ValueError, InvalidTag, struct.error):
             raise RunError("there is no such case; open the page again") from None
 
-        key, number, hidden = CONTENT.unpack(content)
         opened = self._opened.get(key)
         if opened is None or number >= len(opened.numbers):
             raise RunError("there is no such case; open the page again")
