@@ -10,7 +10,7 @@ from anodetect.record.rows import ScoreRow
 
 from . import jobs, loading
 from .folders import is_in
-from .session import ReviewSession, forget_views
+from .session import ReviewSession
 from .widgets import with_message
 
 SECONDS = 2  # between two looks at a job
@@ -42,7 +42,6 @@ def _draw(
     """Draw whether the map is being made, or the button that has it made. A job that runs is
     `watched`: looked at again and again until it has ended."""
     if loading.is_made_again(session.directory, row):
-        forget_views()
         st.rerun()
     job = _job_of(root, command)
     if job is not None and jobs.state(job) == "running":

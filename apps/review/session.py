@@ -166,20 +166,15 @@ def _store(
 # -- Views -----------------------------------------------------------------------------------------
 #
 # Streamlit leaves arguments whose names start with an underscore out of a cache's key. The key is
-# the directory, its head and root, and the image.
-
-
-def forget_views() -> None:
-    """Have all views read anew: the map of a case was made."""
-    _view.clear()
-    _volume.clear()
+# the directory, its head and root, the image, and whether its map was made again.
 
 
 def view_of(
     directory: ScoreDirectory, row: ScoreRow, channel: str = ""
 ) -> tuple[display.View | None, tuple[str, ...]]:
     """Return the view of an image, or of one channel of it, and notes on what is missing."""
-    return _view(*_key(directory), row.path, channel, directory, row)
+    made = loading.is_made_again(directory, row)
+    return _view(*_key(directory), row.path, channel, made, directory, row)
 
 
 # A view is not kept for long: missing files can be put back.
@@ -190,6 +185,7 @@ def _view(
     root: str,
     image: str,
     channel: str,
+    made: bool,
     _directory: ScoreDirectory,
     _row: ScoreRow,
 ) -> tuple[display.View | None, tuple[str, ...]]:
@@ -199,7 +195,8 @@ def _view(
 
 def volume_of(directory: ScoreDirectory, row: ScoreRow, plane: str) -> display.VolumeCase:
     """Return a volume along the plane that it was scored in."""
-    return _volume(*_key(directory), row.path, plane, directory, row)
+    made = loading.is_made_again(directory, row)
+    return _volume(*_key(directory), row.path, plane, made, directory, row)
 
 
 @st.cache_resource(max_entries=2, ttl=600, show_spinner="Reading the volume …")
@@ -209,6 +206,7 @@ def _volume(
     root: str,
     image: str,
     plane: str,
+    made: bool,
     _directory: ScoreDirectory,
     _row: ScoreRow,
 ) -> display.VolumeCase:
