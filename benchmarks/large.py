@@ -208,7 +208,7 @@ def in_browser(out: Path) -> dict[str, float]:
     """Return the seconds until the first case is on the screen, with the server just started and
     once it is warm, and the memory of the server."""
     found = {}
-    with served([out], viewer=True) as address, browser() as chromium:
+    with served([out]) as address, browser() as chromium:
         for name in ("first case on the screen, s", "first case, server warm, s"):
             page = chromium.new_page(viewport={"width": 1280, "height": 900})
             page.goto(f"{address}?reviewer=Ada")

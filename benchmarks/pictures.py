@@ -25,7 +25,7 @@ from anodetect.record.reviews import Judgement
 from apps.review import jobs
 from apps.review.store import Store
 from benchmarks import common
-from benchmarks.review import IMAGE, PAINTED, browser, served
+from benchmarks.review import PAINTED, browser, served
 
 WAIT = 120_000  # milliseconds, on a busy machine
 HIGH = {820: 1180, 1280: 900, 1920: 1080}
@@ -132,7 +132,7 @@ def pages(page: Page, address: str) -> Iterator[str]:
     settle(page)
     page.wait_for_timeout(3000)  # thumbnails
     settle(page)
-    page.wait_for_selector(f"{PAINTED}, {IMAGE}", timeout=WAIT)
+    page.wait_for_selector(PAINTED, timeout=WAIT)
     yield "volume"
 
 
@@ -177,7 +177,7 @@ def main() -> None:
     try:
         make(root)
         folders = [Path("scores"), Path("volumes")]
-        with served(folders, "--root", ".", viewer=True) as address, browser() as chromium:
+        with served(folders, "--root", ".") as address, browser() as chromium:
             opened = views(chromium, arguments.widths)
             for width, page in opened.items():
                 for name in pages(page, address):

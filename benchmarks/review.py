@@ -40,7 +40,6 @@ IMAGES = 60  # distinct ones
 WAIT = 120_000  # milliseconds, on a busy machine
 KEYS = {"new case": "n", "case seen before": "p", "verdict, next case": "1"}
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-IMAGE = ".js-plotly-plot .imagelayer image"  # of the page without the viewer
 PAINTED = "#viewer[data-painted=true]"
 # Milliseconds from a key until the viewer says that another case is painted: all its tiles are
 # drawn, and a frame has passed since.
@@ -64,19 +63,17 @@ SHOWN = """() => performance.now() - performance.getEntriesByType('resource').fi
 def served(
     folders: Sequence[Path],
     *options: str,
-    viewer: bool = False,
     port: int | None = None,
     home: Path | None = None,
 ) -> Iterator[str]:
-    """Serve the app on score directories at this port or a free one, with or without its viewer,
-    for the user or for one whose `home` this is, and yield its address."""
+    """Serve the app on score directories at this port or a free one, for the user or for one whose
+    `home` this is, and yield its address."""
     port = port or free_port()
     command = [sys.executable, "-m", "anodetect.cli", "review", *map(str, folders), *options]
     command += ["--port", str(port)]
     address = f"http://127.0.0.1:{port}"
 
-    environment = os.environ | {"ANODETECT_VIEWER": "on" if viewer else "off"}
-    environment |= {"HOME": str(home)} if home else {}
+    environment = os.environ | ({"HOME": str(home)} if home else {})
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment) as app:
         try:
@@ -197,7 +194,7 @@ def of_rows(scores: Path, count: int) -> dict[str, float]:
     """Return the times with a score directory of many small images, each key pressed `count`
     times."""
     result = {}
-    with served([scores], viewer=True) as address, browser() as chromium:
+    with served([scores]) as address, browser() as chromium:
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.add_init_script(PRESSED)
         for name in ("", ", server warm"):
@@ -215,7 +212,7 @@ def of_pixels(scores: Path, megapixels: int) -> dict[str, float]:
     """Return the seconds from the request for a large image until it is painted, the first time and
     once its pyramid is there, and the seconds of processor time that the app took meanwhile."""
     result = {}
-    with served([scores], viewer=True) as address, browser() as chromium:
+    with served([scores]) as address, browser() as chromium:
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         for name in ("first time", "again"):
             before = _processor_seconds()

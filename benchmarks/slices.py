@@ -96,7 +96,7 @@ def shown_in(scores: Path) -> int:
 
 def measure(scores: Path, depth: int) -> dict[str, float]:
     """Return the slices a second, and the milliseconds of the page's thread for each."""
-    with served([scores], viewer=True) as address, browser() as chromium:
+    with served([scores]) as address, browser() as chromium:
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"{address}?reviewer=Ada")
         page.wait_for_selector(PAINTED, timeout=WAIT)

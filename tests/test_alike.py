@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -21,7 +22,6 @@ from anodetect.errors import ConfigError, RunError
 from anodetect.imaging.representations import features_installed
 from anodetect.record import alike, directories, verification
 from anodetect.record.alike import Alike
-from apps.review import screen
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # Streamlit's own
@@ -105,13 +105,13 @@ def test_a_run_that_sees_pixels_is_refused(pca_run, synthetic_folder, tmp_path):
         alike_of(tmp_path / "out")
 
 
-def test_the_page_shows_what_is_alike_and_nothing_that_is_hidden(made, monkeypatch):
+def test_the_page_shows_what_is_alike_and_nothing_that_is_hidden(made, monkeypatch, tmp_path):
     head = directories.read(made).audit.head
     found = alike.read(made, head)
     vectors = np.concatenate([found.vectors, found.vectors])
     others = tuple(f"other/{path}" for path in found.paths)  # that the record does not have
     alike.write(made, head, Alike((*found.paths, *others), vectors))
-    monkeypatch.setattr(screen, "reported", screen.announced_key)
+    in_app.serve(monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", ["app.py", str(made)])
     app = AppTest.from_file(str(review.app_file()), default_timeout=60).run()
     assert not app.exception

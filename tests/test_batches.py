@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
 import score_folders
 from streamlit.testing.v1 import AppTest
 
@@ -22,7 +23,7 @@ from anodetect.record.marks import Shown
 from anodetect.record.rows import ScoreRow, to_table
 from anodetect.stats.batches import flagged_share, jumps
 from anodetect.stats.paired_flags import mcnemar, paired_flags
-from apps.review import batches, comparison, jobs, screen
+from apps.review import batches, comparison, jobs
 from apps.review.store import Store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
@@ -168,8 +169,8 @@ def test_a_calibration_is_a_job_of_the_app_like_others(tmp_path):
 
 
 @pytest.fixture
-def opened(monkeypatch):
-    monkeypatch.setattr(screen, "reported", screen.announced_key)
+def opened(monkeypatch, tmp_path):
+    in_app.serve(monkeypatch, tmp_path)
 
     def open_app(page, *arguments):
         monkeypatch.setattr(sys, "argv", ["app.py", *map(str, arguments)])

@@ -228,16 +228,17 @@ def test_two_images_are_enough_for_the_linear_model(data, tmp_path):
 @pytest.mark.filterwarnings("default")  # Streamlit's own
 def test_the_review_app_shows_what_is_not_decided(scores, tmp_path, monkeypatch):
     testing = pytest.importorskip("streamlit.testing.v1", reason="the extra `app` is missing")
-    from anodetect.commands import review
-    from apps.review import screen
+    import in_app
 
-    monkeypatch.setattr(screen, "reported", screen.announced_key)  # a browser that paints
+    from anodetect.commands import review
+
+    in_app.serve(monkeypatch, tmp_path)
     folder = shutil.copytree(scores, tmp_path / "scores")
     monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
     app = testing.AppTest.from_file(str(review.app_file()), default_timeout=20).run()
     app.text_input(key="reviewer").set_value("Ada").run()
-    assert any("not decided" in element.value for element in app.text)
-    app.button(key="verdict_anomalous").click().run()
+    assert "not decided" in in_app.said(app)
+    in_app.judge(app, "anomalous")
     assert not app.exception
     for page in ("Threshold", "Summary", "Cases"):
         app.segmented_control(key="page").set_value(page).run()

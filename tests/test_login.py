@@ -23,7 +23,7 @@ from playwright.sync_api import expect
 
 from anodetect.commands import study as command
 from anodetect.record import reviews
-from benchmarks.review import IMAGE, browser, free_port, served
+from benchmarks.review import PAINTED, browser, free_port, served
 
 pytestmark = in_chromium.CHROMIUM
 KEY = rsa.generate_private_key(65537, 2048)
@@ -165,7 +165,7 @@ def log_in(chromium, address):
 def test_a_reader_judges_under_the_address_of_the_login(log_in, scores):
     page = log_in(email="ada@here.org", email_verified=True)
     expect(page.get_by_text("Logged in as ada@here.org")).to_be_visible()
-    page.wait_for_selector(IMAGE)
+    page.wait_for_selector(PAINTED)
     expect(page.get_by_text("Image 1 of 4")).to_be_visible()
     page.get_by_role("button", name=re.compile("Normal")).click()
     expect(page.get_by_text("Image 2 of 4")).to_be_visible()
@@ -181,7 +181,7 @@ def test_a_reader_judges_under_the_address_of_the_login(log_in, scores):
 def test_a_viewer_sees_everything_and_records_nothing(log_in, scores):
     before = len(reviews.read(scores / reviews.FILE))
     page = log_in(email="dan@here.org")
-    page.wait_for_selector(IMAGE)
+    page.wait_for_selector(PAINTED)
     assert "part-0" in page.content()
     page.get_by_role("button", name=re.compile("Normal")).click()
     expect(page.get_by_text("may look at this study, and not judge")).to_be_visible()
@@ -198,4 +198,4 @@ def test_a_viewer_sees_everything_and_records_nothing(log_in, scores):
 def test_others_are_told_why_they_see_nothing(log_in, person, said):
     page = log_in(**person)
     expect(page.get_by_text(said)).to_be_visible()
-    expect(page.locator(IMAGE)).to_have_count(0)
+    expect(page.locator(PAINTED)).to_have_count(0)

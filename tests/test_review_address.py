@@ -8,12 +8,14 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
 import score_folders
+from in_app import judge, step
 from streamlit.testing.v1 import AppTest
 
 from anodetect.commands import review
 from anodetect.record import alike, directories
-from apps.review import screen, worklist
+from apps.review import worklist
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +24,9 @@ def scores(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(monkeypatch, scores):
-    """Open the app at an address, in a browser that paints all that it is sent."""
-    monkeypatch.setattr(screen, "reported", screen.announced_key)
+def visit(monkeypatch, scores, tmp_path_factory):
+    """Open the app at an address, with a viewer that does what a test says."""
+    in_app.serve(monkeypatch, tmp_path_factory.mktemp("viewer"))
     monkeypatch.setattr(sys, "argv", ["app.py", str(scores)])
 
     def open_page(**query):
@@ -38,7 +40,7 @@ def visit(monkeypatch, scores):
 
 def test_the_address_leads_back_to_case_filters_and_mode(visit):
     app = visit(reviewer="Ada", flagged="no", order="q-value")
-    app.button(key="next").click().run()
+    step(app, 1)
     case = app.session_state["open"]
     assert app.query_params["case"] == case
 
@@ -55,7 +57,7 @@ def test_the_address_leads_back_to_case_filters_and_mode(visit):
 
 def test_the_address_of_a_hidden_case_names_it_by_a_number(visit, scores):
     app = visit(reviewer="Ada", blind="true")
-    app.button(key="next").click().run()
+    step(app, 1)
     case, asked = app.session_state["open"], app.query_params["case"]
     assert asked.startswith("~")
     ranked = sorted((row.path for row in directories.read(scores).rows), key=worklist.blind_rank)
@@ -100,11 +102,11 @@ def test_a_chip_takes_one_condition_off_and_the_cross_all(visit):
 def test_the_next_unjudged_case_is_opened_from_every_page(visit):
     app = visit(reviewer="Zoe")
     first, second, third = (f"part-00{n}.png" for n in range(3))
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
     assert app.session_state["open"] == second
-    app.button(key="verdict_normal").click().run()
-    app.button(key="previous").click().run()
-    app.button(key="previous").click().run()
+    judge(app, "normal")
+    step(app, -1)
+    step(app, -1)
     assert app.session_state["open"] == first
     app.segmented_control(key="page").set_value("Summary").run()
     app.button(key="unjudged").click().run()
@@ -139,7 +141,7 @@ def test_novelty_is_the_distance_from_all_that_was_judged(scores, visit, tmp_pat
     monkeypatch.setattr(sys, "argv", ["app.py", str(copy)])
     app = visit(reviewer="Ada", order="novelty")
     assert app.session_state["open"] == paths[0]  # by p-value
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
     app.button(key="unjudged").click().run()
     listed = [row.path for row in app.session_state["listed"]]
     distance = 1 - vectors @ vectors[0]

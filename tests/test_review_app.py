@@ -19,6 +19,8 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
+from in_app import card, judge, receipt, said, sent, step, undo
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 from test_dicom import write_series
@@ -33,7 +35,7 @@ from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
 from anodetect.record.marks import Shown
-from apps.review import display, drafts, facts, jobs, loading, page, screen, store
+from apps.review import display, facts, jobs, loading, page, routes, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -53,9 +55,9 @@ def scores(made, tmp_path):
 
 
 @pytest.fixture
-def opened(monkeypatch):
-    """Opens the app on score directories, in a browser that paints all that it is sent."""
-    monkeypatch.setattr(screen, "reported", screen.announced_key)
+def opened(monkeypatch, tmp_path_factory):
+    """Opens the app on score directories, with a viewer that does what a test says."""
+    in_app.serve(monkeypatch, tmp_path_factory.mktemp("viewer"))
 
     def open_app(*folders, reviewer="Ada", options=()):
         monkeypatch.setattr(sys, "argv", ["app.py", *options, *map(str, folders)])
@@ -67,36 +69,26 @@ def opened(monkeypatch):
     return open_app
 
 
-def pointer_layers(app):
-    """Return the layers whose values the line under the pictures shows."""
-    component = next(
-        part for part in app.get("bidi_component") if part.proto.component_name == "anodetect_read"
-    )
-    return json.loads(component.proto.json)["layers"]
-
-
 def rewrite(scores, **changes):
     """A record that says something else, and holds together."""
     audit = json.loads((scores / "audit.json").read_text()) | changes
     (scores / "audit.json").write_text(json.dumps(audit | {"head": head_of(audit)}))
 
 
-def numbers(values):
-    """The numbers of a trace, which plotly writes in base 64."""
-    if isinstance(values, dict):
-        return np.frombuffer(b64decode(values["bdata"]), values["dtype"]).tolist()
-    return values
-
-
 def texts(app):
     return [element.value for element in app.text]
+
+
+def notes(app):
+    """What the viewer says of the open case where something is missing."""
+    return routes.describe(sent(app)["open"]).notes
 
 
 def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
     app = opened(scores)
     seen = [app.session_state["open"]]
-    for verdict in ("anomalous", "normal", "unsure", "bad_image", "anomalous"):
-        app.button(key=f"verdict_{verdict}").click().run()
+    for verdict in ("anomalous", "normal", "unsure", "bad image", "anomalous"):
+        judge(app, verdict)
         assert not app.exception
         seen.append(app.session_state["open"])
     by_p_value = sorted(
@@ -130,111 +122,63 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
 def test_undo_takes_the_last_verdict_back_and_returns_to_it(opened, scores):
     app = opened(scores)
     first = app.session_state["open"]
-    app.button(key="verdict_normal").click().run()
-    app.button(key="undo").click().run()
+    judge(app, "normal")
+    undo(app)
     assert app.session_state["open"] == first
     assert [review.verdict for review in reviews.read(scores / reviews.FILE)] == [
         "normal",
         reviews.WITHDRAWN,
     ]
-    app.button(key="undo").click().run()
+    undo(app)
     assert len(reviews.read(scores / reviews.FILE)) == 2 and not app.exception
 
 
 def test_undo_says_what_it_undid_and_keeps_its_comment(opened, scores):
     app = opened(scores)
     path = app.session_state["open"]
-    app.text_input(key=drafts.field_key("comment", path)).set_value("a scratch").run()
-    app.text_input(key=drafts.field_key("region", path)).set_value("1,2,3,4").run()
-    app.button(key="verdict_anomalous").click().run()
-    app.button(key="undo").click().run()
-    assert any("Taken back: anomalous, which" in text and path in text for text in texts(app))
-    assert app.text_input(key=drafts.field_key("comment", path)).value == "a scratch"
-    assert app.text_input(key=drafts.field_key("region", path)).value == "1,2,3,4"
-    app.button(key="undo").click().run()
-    assert "There is no verdict of yours to take back." in texts(app)
+    judge(app, "anomalous", comment="a scratch", region="1,2,3,4")
+    undo(app)
+    assert receipt(app) == f"took back anomalous on {path}, record 2"
+    assert (card(app)["comment"], card(app)["region"]) == ("a scratch", "1,2,3,4")
+    undo(app)
+    assert receipt(app) == "there is no verdict of yours to take back"
 
 
 # -- Seen before judged ----------------------------------------------------------------------------
 
 
-def test_no_verdict_on_an_image_that_the_browser_did_not_paint(opened, scores, monkeypatch):
+def test_no_verdict_on_an_image_that_the_browser_did_not_paint(opened, scores):
     app = opened(scores)
-    first = screen_key = app.session_state["announced"].key
-    for key in ("", "another"):
-        monkeypatch.setattr(screen, "reported", lambda key=key: key)
-        app.button(key="verdict_normal").click().run()
-        assert any("not on the screen" in text for text in texts(app))
-    # The report of the first case does not count for the second one.
-    monkeypatch.setattr(screen, "reported", lambda: screen_key)
-    app.button(key="next").click().run()
-    app.button(key="verdict_normal").click().run()
-    assert any("not on the screen" in text for text in texts(app))
-    # Nor once it is opened again and not painted again.
-    app.button(key="previous").click().run()
-    assert app.session_state["announced"].key != first
-    app.button(key="verdict_normal").click().run()
+    other = sent(app)["order"][1]
+    for painted in ("", "another", other):
+        judge(app, "normal", painted=painted)
+        assert "not on the screen" in receipt(app)
     assert reviews.read(scores / reviews.FILE) == [] and not app.exception
 
 
 def test_no_verdict_on_an_image_that_has_moved(opened, scores):
     rewrite(scores, root="/nowhere")
     app = opened(scores)
-    app.button(key="verdict_bad_image").click().run()
-    assert any("not on the screen" in text for text in texts(app))
-    assert reviews.read(scores / reviews.FILE) == []
+    assert routes.describe(sent(app)["open"]).layers == {}  # so that the viewer paints nothing
 
 
 def test_a_verdict_records_that_the_image_was_painted(opened, scores):
     app = opened(scores)
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
     (kept,) = reviews.read(scores / reviews.FILE)
     assert kept.shown == "image" and verification.verify(scores).intact
 
 
-# -- Drafts ----------------------------------------------------------------------------------------
-
-
-def test_comment_and_region_survive_until_they_are_recorded_or_discarded(opened, scores):
-    app = opened(scores)
-    path = app.session_state["open"]
-    app.text_input(key=drafts.field_key("comment", path)).set_value("look again").run()
-    app.text_input(key=drafts.field_key("region", path)).set_value("1,2,3,4").run()
-    for key in ("next", "next", "previous", "previous"):
-        app.button(key=key).click().run()
-    app.segmented_control(key="page").set_value("Summary").run()
-    app.segmented_control(key="page").set_value("Cases").run()
-    assert app.text_input(key=drafts.field_key("comment", path)).value == "look again"
-    assert app.text_input(key=drafts.field_key("region", path)).value == "1,2,3,4"
-    app.button(key="next").click().run()
-    other = app.session_state["open"]
-    assert app.text_input(key=drafts.field_key("comment", other)).value == ""
-    assert any("other cases that are not recorded yet: 1" in each.value for each in app.caption)
-    app.button(key="previous").click().run()
-    app.button(key="discard").click().run()
-    assert app.text_input(key=drafts.field_key("comment", path)).value == ""
-    app.text_input(key=drafts.field_key("comment", path)).set_value("now").run()
-    app.button(key="verdict_normal").click().run()
-    assert [review.comment for review in reviews.read(scores / reviews.FILE)] == ["now"]
+# -- Regions and others ----------------------------------------------------------------------------
 
 
 def test_a_saved_region_is_drawn_again_and_changed_by_a_new_record(opened, scores):
     app = opened(scores)
     path = app.session_state["open"]
-    app.text_input(key=drafts.field_key("region", path)).set_value("4,6,10,20").run()
-    app.button(key="verdict_anomalous").click().run()
-    app.button(key="previous").click().run()
-
-    def outlines():
-        figure = json.loads(app.get("plotly_chart")[0].proto.spec)
-        return [trace for trace in figure["data"] if trace["type"] == "scatter"][:1]
-
-    ((line,), before) = outlines(), app.text_input(key=drafts.field_key("region", path)).value
-    assert before == "4,6,10,20"
-    assert numbers(line["x"]) == [3.5, 13.5, 13.5, 3.5, 3.5]
-    assert numbers(line["y"]) == [5.5, 5.5, 25.5, 25.5, 5.5]
-    app.text_input(key=drafts.field_key("region", path)).set_value("4,6,10,20; 30,30,5,5").run()
-    app.button(key="record_draft").click().run()
+    judge(app, "anomalous", region="4,6,10,20", comment="a chip")
+    step(app, -1)
+    assert (card(app)["region"], card(app)["comment"]) == ("4,6,10,20", "a chip")
+    judge(app, "anomalous", region="4,6,10,20; 30,30,5,5")
     old, new = reviews.read(scores / reviews.FILE)
     assert (old.region, new.region) == ("4,6,10,20", "4,6,10,20; 30,30,5,5")
     assert (new.path, new.verdict) == (path, "anomalous") and verification.verify(scores).intact
@@ -243,38 +187,33 @@ def test_a_saved_region_is_drawn_again_and_changed_by_a_new_record(opened, score
 def test_a_second_reader_sees_the_first_ones_region_only_after_judging(opened, scores):
     one = opened(scores, reviewer="Ben")
     path = one.session_state["open"]
-    one.text_input(key=drafts.field_key("region", path)).set_value("4,6,10,20").run()
-    one.button(key="verdict_anomalous").click().run()
+    judge(one, "anomalous", region="4,6,10,20")
     two = opened(scores)
-
-    def drawn():
-        figure = json.loads(two.get("plotly_chart")[0].proto.spec)
-        lines = [trace["line"] for trace in figure["data"] if "line" in trace]
-        return [line["dash"] for line in lines]
-
-    assert two.session_state["open"] == path and "dash" not in drawn()
-    two.button(key="verdict_normal").click().run()
-    two.button(key="previous").click().run()
-    assert "dash" in drawn()
+    assert two.session_state["open"] == path and card(two)["others"] == ""
+    judge(two, "normal")
+    step(two, -1)
+    assert card(two)["others"] == "4,6,10,20" and card(two)["region"] == ""
 
 
 def test_next_previous_filter_and_search(opened, scores):
     app = opened(scores)
     first = app.session_state["open"]
-    app.button(key="next").click().run()
+    step(app, 1)
     assert app.session_state["open"] != first
-    app.button(key="previous").click().run()
+    step(app, -1)
     assert app.session_state["open"] == first
     app.text_input(key="search").set_value("no such name").run()
     assert "No image passes the filters" in app.info[0].value
     app.text_input(key="search").set_value("good/").run()
-    assert "no longer in the list" in texts(app)[0]
+    assert "no longer in the list" in said(app)
 
 
 def test_nobody_judges_without_a_name(opened, scores):
     app = opened(scores, reviewer="")
-    assert app.button(key="verdict_normal").disabled and app.button(key="undo").disabled
-    assert any("Enter your name" in info.value for info in app.info)
+    assert sent(app)["reviewer"] == ""  # the viewer's buttons are switched off
+    judge(app, "normal")
+    assert "needs the reviewer's name" in receipt(app)
+    assert reviews.read(scores / reviews.FILE) == []
 
 
 def test_blind_hides_everything_until_a_verdict(opened, scores):
@@ -282,56 +221,36 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
     app.toggle(key="blind").set_value(True).run()
     path = app.session_state["open"]
     assert "score" not in " ".join(texts(app)) and path not in " ".join(texts(app))
+    assert "score" not in said(app) and path not in json.dumps(sent(app))
     assert not any(each.label == "Sort by" for each in app.selectbox) and not any(
         each.label == "Kind" for each in app.multiselect
     )
-    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert [trace["type"] for trace in figure["data"]] == ["image"]
-    assert "anomaly" not in figure["layout"] and len(pointer_layers(app)) == 1
-    app.button(key="verdict_normal").click().run()
-    assert app.session_state["open"] == path and path in " ".join(texts(app))
+    assert list(routes.describe(sent(app)["open"]).layers) == ["image"]
+    judge(app, "normal")
+    assert app.session_state["open"] == path and path in said(app)
+    assert "heatmap" in routes.describe(sent(app)["open"]).layers
     assert any(
-        text.startswith("p 0.") and "score" in text and "flagged" in text for text in texts(app)
+        text.startswith("p 0.") and "score" in text and "flagged" in text
+        for text in card(app)["facts"]
     )
-    app.button(key="verdict_anomalous").click().run()
+    judge(app, "anomalous")
     assert [review.blind for review in reviews.read(scores / reviews.FILE)] == [True, False]
 
 
 def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, scores):
     one = opened(scores, reviewer="Ben")
     path = one.session_state["open"]
-    one.text_input(key=drafts.field_key("comment", path)).set_value("my secret opinion").run()
-    one.button(key="verdict_anomalous").click().run()
+    judge(one, "anomalous", comment="my secret opinion")
     two = opened(scores)
     assert two.session_state["open"] == path and "secret" not in " ".join(texts(two))
-    two.button(key="verdict_normal").click().run()
-    two.button(key="previous").click().run()
+    assert "secret" not in json.dumps(sent(two))
+    judge(two, "normal")
+    step(two, -1)
     assert any("Ben: anomalous" in text and "my secret opinion" in text for text in texts(two))
     two.segmented_control(key="page").set_value("Summary").run()
     assert ("disagreements", "1") in [(metric.label, metric.value) for metric in two.metric]
     (pairs,) = (frame.value for frame in two.dataframe if "readers" in frame.value)
     assert list(pairs["images in common"]) == [1] and list(pairs["first, blind"]) == [0]
-
-
-def test_the_picture_has_panels_contours_and_truth(opened, scores):
-    app = opened(scores)
-    app.checkbox(key="contours").check().run()
-    app.checkbox(key="truth").check().run()
-    figure = json.loads(app.get("plotly_chart")[0].proto.spec)
-    kinds = [trace["type"] for trace in figure["data"]]
-    assert (kinds.count("image"), kinds.count("scatter")) == (3, 7)
-    assert [layer["name"] for layer in pointer_layers(app)] == ["intensity", "anomaly"]
-    for third in ("reconstruction", "difference"):
-        app.selectbox(key="third").set_value(third).run()
-        assert not app.exception
-    for key, opacity in (("less", 60), ("more", 70)):
-        app.button(key=key).click().run()
-        assert app.session_state["opacity"] == opacity
-    app.button(key="toggle").click().run()
-    assert app.session_state["overlay"] is False
-    app.selectbox(key="window").set_value("by hand").run()
-    app.button(key="help").click().run()
-    assert not app.exception
 
 
 def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, scores):
@@ -394,21 +313,22 @@ def test_verdicts_on_what_is_flagged_alone_cannot_tell_how_much_is_found(opened,
 def test_every_case_says_what_is_to_be_known(opened, scores, scored_volume):
     app = opened(scores)
     audit = directories.read(scores).audit
-    app.button(key="next").click().run()
+    step(app, 1)
     (strip,) = app.expander
     said = [text.value.removeprefix("⚠ ") for text in strip.text]
     assert audit.statement in said and set(audit.caveats) <= set(said)
     assert any("The model has learned from" in text for text in said)
-    assert "of the heatmap count" in strip.label
+    assert "of the heatmap count" in routes.describe(sent(app)["open"]).found
     app.toggle(key="blind").set_value(True).run()
-    assert "count" not in app.expander[0].label
+    assert routes.describe(sent(app)["open"]).found == ""
     said = [text.value.removeprefix("⚠ ") for text in app.expander[0].text]
     assert audit.statement in said and audit.drift.batch.text not in said
 
     app = opened(scored_volume[0], reviewer="Uma")
     slices = directories.read_slices(scored_volume[0])
     flagged = sum(bool(each.flagged) for each in slices)
-    assert f"{flagged} of {len(slices)} slices flagged" in app.expander[0].label
+    profile = routes.describe(sent(app)["open"]).volume.profile
+    assert f"{flagged} of {len(slices)} slices flagged" in profile.found
 
 
 @pytest.mark.parametrize("name", page.PAGES)
@@ -419,7 +339,7 @@ def test_every_page_is_drawn(opened, scores, pca_run, tmp_path, name):
     app.segmented_control(key="page").set_value(name).run()
     assert not app.exception and not app.error
     drawn = [element.type for element in app.main]
-    assert set(drawn) & {"subheader", "plotly_chart"}, drawn
+    assert set(drawn) & {"subheader", "plotly_chart", "text_area"}, drawn
 
 
 # -- Bad input -------------------------------------------------------------------------------------
@@ -502,24 +422,24 @@ def test_a_database_that_is_locked_while_judging_is_a_message(opened, scores, mo
     app = opened(scores)
     with closing(sqlite3.connect(scores / reviews.FILE, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        app.button(key="verdict_normal").click().run()
-    assert "another program holds the reviews" in texts(app)[0] and not app.exception
+        judge(app, "normal")
+    assert "another program holds the reviews" in receipt(app) and not app.exception
     assert reviews.read(scores / reviews.FILE) == []
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
     assert len(reviews.read(scores / reviews.FILE)) == 1 and not app.error
 
 
 def test_a_directory_that_goes_while_it_is_open_is_a_message(opened, scores):
     app = opened(scores)
     shutil.rmtree(scores)
-    app.button(key="next").click().run()
+    step(app, 1)
     assert "not a finished score directory" in texts(app)[0] and not app.exception
 
 
 def test_a_huge_image_is_a_note(opened, scores, monkeypatch):
     monkeypatch.setattr(loading, "LARGEST", 100)
     app = opened(scores)
-    assert any("viewer for large images" in text for text in texts(app)) and not app.exception
+    assert any("viewer for large images" in note for note in notes(app)) and not app.exception
 
 
 def test_a_bad_directory_does_not_hide_a_good_one(opened, scores, tmp_path):
@@ -536,10 +456,10 @@ def test_without_a_directory(opened):
 def test_missing_heatmaps_and_moved_images_are_said(opened, scores):
     shutil.rmtree(scores / "heatmaps")
     app = opened(scores)
-    assert any("is missing" in text for text in texts(app)) and not app.exception
+    assert any("is missing" in note for note in notes(app)) and not app.exception
     rewrite(scores, root="/nowhere")
     app = opened(scores)
-    assert any("No image:" in text for text in texts(app)) and not app.exception
+    assert any("No image:" in note for note in notes(app)) and not app.exception
 
 
 def test_names_comments_and_reviewers_are_only_ever_text(
@@ -551,9 +471,8 @@ def test_names_comments_and_reviewers_are_only_ever_text(
     (tmp_path / "in/broken<b>.png").write_text("x")
     anodetect.score(pca_run, [str(tmp_path / "in")], tmp_path / "out", far=0.2)
     app = opened(tmp_path / "out", reviewer=HOSTILE)
-    app.text_input(key=drafts.field_key("comment", name)).set_value(HOSTILE).run()
-    app.button(key="verdict_anomalous").click().run()
-    app.button(key="previous").click().run()
+    judge(app, "anomalous", comment=HOSTILE)
+    step(app, -1)
     assert any(f"{HOSTILE}: anomalous" in text and text.endswith(HOSTILE) for text in texts(app))
     for name in ("Cases", "Threshold", "Summary"):
         app.segmented_control(key="page").set_value(name).run()
@@ -596,10 +515,8 @@ def test_what_a_row_says_is_no_markdown_and_bounded(scores):
 
 def test_a_region_outside_the_image_is_refused_and_nothing_recorded(opened, scores):
     app = opened(scores)
-    path = app.session_state["open"]
-    app.text_input(key=drafts.field_key("region", path)).set_value("60,60,10,10").run()
-    app.button(key="verdict_anomalous").click().run()
-    assert any("does not lie within the image" in text for text in texts(app))
+    judge(app, "anomalous", region="60,60,10,10")
+    assert "does not lie within the image" in receipt(app)
     assert reviews.read(scores / reviews.FILE) == []
 
 
@@ -623,8 +540,8 @@ def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_fol
     assert sorted(said.removeprefix("Studies: ").split(", ")) in (
         ["1 <s0>", "2 <s1>"], ["1 <s1>", "2 <s0>"]
     )  # fmt: skip
-    app.button(key="verdict_normal").click().run()
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
+    judge(app, "normal")
     judged = [review.path for review in reviews.read(tmp_path / "out" / reviews.FILE)]
     by_path = {row.path: row.group for row in directories.read(tmp_path / "out").rows}
     assert by_path[judged[0]] == by_path[judged[1]] and judged[0] != judged[1]
@@ -634,37 +551,37 @@ def test_images_of_a_patient_stand_together(opened, made, pca_run, synthetic_fol
 def test_a_second_reader_gets_what_others_judged_and_sees_the_agreement(opened, scores):
     one = opened(scores, reviewer="Ben")
     for verdict in ("anomalous", "normal", "anomalous"):
-        one.button(key=f"verdict_{verdict}").click().run()
+        judge(one, verdict)
     two = opened(scores)
     two.selectbox(key="reviewed").set_value("by others only").run()
     assert any(caption.value == "3 images listed" for caption in two.caption)
     for verdict in ("anomalous", "normal", "normal"):
-        two.button(key=f"verdict_{verdict}").click().run()
+        judge(two, verdict)
     assert any("2 of 3 as Ben judged; Cohen's κ 0.4" in text for text in texts(two))
 
 
 def test_another_spelling_of_a_name_is_asked_about_once(opened, scores):
     app = opened(scores)
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
     question = "Are you Ada, who has verdicts here?"
     assert question not in texts(app)
 
     app.text_input(key="reviewer").set_value("\u0410DA").run()  # with a Cyrillic A
-    assert question in texts(app) and app.button(key="verdict_normal").disabled
+    assert question in texts(app) and sent(app)["reviewer"] == ""
     app.button(key="same_reviewer").click().run()
     assert app.text_input(key="reviewer").value == "Ada" and question not in texts(app)
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
 
     app.text_input(key="reviewer").set_value("ada").run()
     app.button(key="other_reviewer").click().run()
     assert question not in texts(app)
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
     assert [review.reviewer for review in reviews.read(scores / reviews.FILE)] == [
         "Ada", "Ada", "ada"
     ]  # fmt: skip
 
     app = opened(scores, reviewer="ada")  # who is on record
-    assert question not in texts(app) and not app.button(key="verdict_normal").disabled
+    assert question not in texts(app) and sent(app)["reviewer"] == "ada"
     app.segmented_control(key="page").set_value("Summary").run()
     assert any("Ada, ada: these names look like spellings of one" in text for text in texts(app))
 
@@ -673,16 +590,13 @@ def test_the_name_comes_from_the_login_where_there_is_one(opened, scores, monkey
     monkeypatch.setattr(page.st, "user", {"is_logged_in": True, "email": "ada@example.org"})
     app = opened(scores, reviewer="")
     assert not any(field.key == "reviewer" for field in app.text_input)
-    app.button(key="verdict_normal").click().run()
+    judge(app, "normal")
     assert [review.reviewer for review in reviews.read(scores / reviews.FILE)] == [
         "ada@example.org"
     ]
     monkeypatch.setattr(page.st, "user", {"is_logged_in": False})
     app = opened(scores, reviewer="")
-    assert (
-        any(button.label == "Log in" for button in app.button)
-        and app.button(key="verdict_normal").disabled
-    )
+    assert any(button.label == "Log in" for button in app.button) and sent(app)["reviewer"] == ""
 
 
 # -- Volumes ---------------------------------------------------------------------------------------
@@ -715,30 +629,26 @@ def scored_volume(volume_run, tmp_path_factory):
     return base / "scores", pictures, masks
 
 
-def test_slices_of_a_volume_are_scrolled_from_the_highest_score(opened, scored_volume):
+def test_a_volume_starts_at_the_slice_with_the_highest_score(opened, scored_volume):
     scores, pictures, masks = scored_volume
     app = opened(scores)
     assert not app.exception
     # The source's slices run toward the feet, those on the screen toward the head: the last one
     # comes first.
-    slider = app.slider(key=drafts.field_key("slice", "head.nii.gz"))
-    assert (slider.min, slider.max, slider.value) == (1, 9, 1)
-    (row,) = directories.read(scores).rows
     directory = directories.read(scores)
+    (row,) = directory.rows
     case = loading.load_volume(directory, row, "axial")
     assert (case.slices[0, 0] == pictures[-1]).all() and (case.mask[0] == masks[-1]).all()
     assert case.heatmap.shape == (9, 64, 64) and case.heatmap[0].max() > case.heatmap[1:].max()
-    profile = json.loads(app.get("plotly_chart")[0].proto.spec)
+    volume = routes.describe(sent(app)["open"]).volume
     slices = sorted(directories.read_slices(scores), key=lambda each: -each.slice)
-    assert profile["data"][0]["y"] == pytest.approx([each.score for each in slices])
-    slider.set_value(5).run()
-    assert not app.exception
+    assert volume.start == 0 and volume.profile.scores == tuple(each.score for each in slices)
     app.toggle(key="blind").set_value(True).run()
-    assert len(app.get("plotly_chart")) == 1 and len(pointer_layers(app)) == 1
-    app.text_input(key=drafts.field_key("region", "head.nii.gz")).set_value("10,20,5,4").run()
-    app.button(key="verdict_anomalous").click().run()
+    hidden = routes.describe(sent(app)["open"])
+    assert list(hidden.layers) == ["image"] and hidden.volume.profile is None
+    assert hidden.volume.start == 4
+    judge(app, "anomalous", region="axial 4: 10,20,5,4", places=["axial 8", "axial 4"])
     assert verification.verify(scores).intact
-    # The pictures shown were the last slice of the source and, later, the fifth from its end.
     (kept,) = reviews.read(scores / reviews.FILE)
     assert kept.shown == "axial 4,8" and kept.region == "axial 4: 10,20,5,4"
     assert kept.region_mm.split(" ")[0] == "9.5,19.5,-16"
@@ -792,8 +702,8 @@ def test_a_dicom_series_is_shown_as_the_volume_it_is(opened, volume_run, tmp_pat
         != [True] * 5
     )
     app = opened(directory.path)
-    app.slider(key=drafts.field_key("slice", row.path)).set_value(shown.index(False) + 1).run()
-    assert "This slice was not scored: too little foreground." in texts(app) and not app.exception
+    profile = routes.describe(sent(app)["open"]).volume.profile
+    assert profile.unscored[shown.index(False)] == "too little foreground" and not app.exception
 
 
 @pytest.mark.parametrize("listed", ["", "in", "in/IM000"])
@@ -826,12 +736,10 @@ def test_a_volume_that_was_changed_is_not_shown(opened, scored_volume, tmp_path)
     (tmp_path / "in/head.nii.gz").write_bytes(b"else")
     rewrite(scores, root=str(tmp_path / "in"))
     app = opened(scores)
-    assert (
-        any("was changed since it was scored" in text for text in texts(app)) and not app.exception
-    )
+    assert any("was changed since it was scored" in note for note in notes(app))
     before = reviews.read(scores / reviews.FILE)
-    app.button(key="verdict_normal").click().run()
-    assert any("not on the screen" in text for text in texts(app))
+    judge(app, "normal", places=["axial 4"])
+    assert "not on the screen" in receipt(app) and not app.exception
     assert reviews.read(scores / reviews.FILE) == before
 
 

@@ -189,7 +189,7 @@ def page(made, tmp_path_factory):
     from benchmarks.review import browser, served
 
     out = shutil.copytree(made, tmp_path_factory.mktemp("browser") / "scores")
-    with served([out], viewer=True) as address, browser() as chromium:
+    with served([out]) as address, browser() as chromium:
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         found = context.new_page()
         found.set_default_timeout(120_000)

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
 import score_folders
 from streamlit.testing.v1 import AppTest
 
@@ -20,7 +21,7 @@ from anodetect.record import directories
 from anodetect.record.marks import Shown
 from anodetect.record.rows import GroupRow, ScoreRow, to_table
 from anodetect.stats.agreement import summary
-from apps.review import large, large_list, scores, screen, session, worklist
+from apps.review import large, large_list, scores, session, worklist
 from apps.review.catalogue import Catalogue, Listed
 from apps.review.store import Store
 from apps.review.worklist import Filter
@@ -260,13 +261,13 @@ def test_the_app_opens_a_large_directory_without_reading_the_table(tmp_path, mon
     monkeypatch.setattr(session, "LARGE", 20)
     monkeypatch.setattr(scores, "LARGE", 20)
     monkeypatch.setattr(directories, "read_table", None)  # whatever reads a whole table fails
-    monkeypatch.setattr(screen, "reported", screen.announced_key)
+    in_app.serve(monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", ["app.py", str(out)])
     app = AppTest.from_file(str(review.app_file()), default_timeout=60)
     app.query_params["reviewer"] = "Ada"
     app.run()
     session.open_session(out, "", "Ada").scores.check.require(wait=60)
-    app.button(key="verdict_anomalous").click().run()
+    in_app.judge(app, "anomalous")
     assert app.session_state["open"] == "part-001.png" and not app.exception
     app.selectbox(key="reviewed").set_value("not by me").run()
     assert any("29 images listed" in each.value for each in app.caption)

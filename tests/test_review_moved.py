@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
 import score_folders
 from streamlit.testing.v1 import AppTest
 
@@ -15,7 +16,7 @@ from anodetect.commands import review
 from anodetect.errors import ConfigError
 from anodetect.record import moved
 from anodetect.types import Silent
-from apps.review import screen
+from apps.review import routes
 
 
 @pytest.fixture
@@ -45,11 +46,12 @@ def test_other_folders_are_refused_in_the_terminal(scores, tmp_path):
 
 
 def texts(app):
-    return " ".join(each.value for each in app.text)
+    notes = routes.describe(in_app.sent(app)["open"]).notes
+    return " ".join([*(each.value for each in app.text), *notes])
 
 
 def test_the_app_shows_them_where_they_are_now(scores, tmp_path, monkeypatch):
-    monkeypatch.setattr(screen, "reported", screen.announced_key)
+    in_app.serve(monkeypatch, tmp_path)
     command = review.app_command([scores], 8501, data=tmp_path / "new")
     arguments = command[command.index("--") + 1 :]
     for given, is_found in ((arguments[1:], False), (arguments, True)):

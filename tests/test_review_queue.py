@@ -323,7 +323,7 @@ def test_a_table_of_all_records_also_of_none():
 
 
 def test_regions_lie_within_the_image():
-    image = regions.Source(10, 10)
+    image = replace(row("a", 0.5), width=10, height=10)
     for text, normal in (
         (" 1, 2,3,4 ", "1,2,3,4"),
         ("  ", ""),
@@ -349,22 +349,6 @@ def test_regions_lie_within_the_image():
             regions.parse(text, image)
 
 
-def test_a_drawn_box_holds_every_pixel_it_touches():
-    # A chart has pixel centres at whole numbers: pixel 2 reaches from 1.5 to 2.5.
-    def drawn(selection):
-        found = regions.from_selection(selection, 10, 8)
-        return marks.to_text(found)
-
-    assert drawn({"box": [{"x": [1.6, 4.4], "y": [2.4, 0.6]}]}) == "2,1,3,2"
-    assert drawn({"box": [{"x": [-9, 99], "y": [-9, 99]}]}) == "0,0,10,8"
-    assert drawn({"box": [{"x": [99, 99], "y": [99, 99]}]}) == "9,7,1,1"
-    lasso = {"lasso": [{"x": [-0.6, 9.7, 9.6, 0.2], "y": [0.5, 0.4, 20, 7]}]}
-    assert drawn(lasso) == "0,1 10,1 10,8 1,8"
-    assert drawn({"box": [], "lasso": []}) == ""
-    for found in (drawn(lasso), "9,7,1,1"):
-        assert marks.to_text(regions.parse(found, regions.Source(10, 8))) == found
-
-
 VOLUME = (9, 11, 13)  # voxels of the source
 TURNED = np.array([[0, 0, 2, 5], [-1, 0, 0, 6], [0, -3, 0, 7], [0, 0, 0, 1.0]])
 
@@ -375,14 +359,13 @@ def test_a_region_of_a_slice_is_kept_in_the_pixels_of_the_source(plane, affine):
     """A box around a few voxels as a slice shows them is a box around the same voxels of the
     source, and its corners in millimetres are those that the affine gives."""
     geometry = along(VOLUME, affine, plane)
-    source = regions.source_of(row("a", 0.5), geometry)
     shown = np.zeros(geometry.sides, bool)
     shown[2, 3:5, 1:7] = True
     place = marks.place_of(plane, marks.source_number(geometry, 2))
 
-    mark = regions.to_screen(marks.box(1, 3, 6, 2, place), source)
-    (again,) = regions.parse(str(mark), source)
-    assert regions.to_screen(again, source) == marks.box(1, 3, 6, 2, place)
+    mark = marks.turned(marks.box(1, 3, 6, 2, place), geometry)
+    (again,) = regions.parse_volume(str(mark), {plane: geometry})
+    assert marks.turned(again, geometry) == marks.box(1, 3, 6, 2, place)
     inside = np.zeros(VOLUME, bool)
     depth, rows, columns = geometry.axes
     (left, top), (right, bottom) = mark.corners[0], mark.corners[2]
@@ -395,24 +378,25 @@ def test_a_region_of_a_slice_is_kept_in_the_pixels_of_the_source(plane, affine):
     corner = np.zeros(4)
     corner[depth], corner[rows], corner[columns], corner[3] = place.slice, top - 0.5, left - 0.5, 1
     expected = tuple((affine @ corner)[:3].round(2))
-    found = regions.millimetres([mark], source).split(" ")
+    found = regions.volume_millimetres([mark], {plane: geometry}).split(" ")
     assert expected in [tuple(map(float, point.split(","))) for point in found]
     assert len(found) == 4
 
 
 def test_a_region_of_a_volume_names_a_slice_that_there_is():
-    source = regions.source_of(row("a", 0.5), along(VOLUME, np.eye(4), "axial"))
-    here = marks.place_of("axial", 4)
-    assert str(regions.parse("1,2,3,4", source, here)[0]) == "axial 4: 1,2,3,4"
-    for text in ("axial 13: 1,2,3,4", "coronal 1: 1,2,3,4", "axial x: 1,2,3,4", "1,2,9,4"):
+    geometries = {"axial": along(VOLUME, np.eye(4), "axial")}
+    (found,) = regions.parse_volume("axial 4: 1,2,3,4", geometries)
+    assert str(found) == "axial 4: 1,2,3,4"
+    for text in ("axial 13: 1,2,3,4", "coronal 1: 1,2,3,4", "axial x: 1,2,3,4", "1,2,3,4"):
         with pytest.raises(DataError):
-            regions.parse(text, source, here)
+            regions.parse_volume(text, geometries)
 
 
 def test_frames_have_no_place_in_the_patient():
-    source = regions.source_of(row("a", 0.5), along(VOLUME, np.eye(4), FRAMES))
-    (mark,) = regions.parse("1,2,3,4", source, marks.place_of(FRAMES, 3))
-    assert str(mark) == "frames 3: 1,2,3,4" and regions.millimetres([mark], source) == ""
+    geometries = {FRAMES: along(VOLUME, np.eye(4), FRAMES)}
+    found = regions.parse_volume("frames 3: 1,2,3,4", geometries)
+    assert str(found[0]) == "frames 3: 1,2,3,4"
+    assert regions.volume_millimetres(found, geometries) == ""
 
 
 def test_groups_stand_where_their_first_image_does():

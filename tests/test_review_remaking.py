@@ -8,13 +8,14 @@ import pytest
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
 from streamlit.testing.v1 import AppTest
 
 import anodetect
 from anodetect.commands import review
 from anodetect.errors import ConfigError
 from anodetect.record import directories, made_maps
-from apps.review import jobs, loading
+from apps.review import jobs, loading, routes
 from apps.review.tickets import Office
 
 MAKE = "remake"  # the key of the button
@@ -35,6 +36,7 @@ def root(pca_run, synthetic_folder, tmp_path, monkeypatch):
 
 
 def open_app(root, path, monkeypatch, *options):
+    in_app.serve(monkeypatch, root.parent)
     monkeypatch.setattr(sys, "argv", ["app.py", str(root / "scores"), *options])
     app = AppTest.from_file(str(review.app_file()), default_timeout=60)
     app.session_state["open"] = path
@@ -43,7 +45,8 @@ def open_app(root, path, monkeypatch, *options):
 
 def shown(app):
     assert not app.exception
-    return " ".join(each.value for each in app.text)
+    notes = routes.describe(in_app.sent(app)["open"]).notes
+    return " ".join([*(each.value for each in app.text), *notes])
 
 
 def test_the_button_makes_the_map_of_the_case_which_is_then_shown(root, monkeypatch):

@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 
 pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 
+import in_app
 from streamlit.testing.v1 import AppTest
 
 import anodetect
@@ -27,7 +28,7 @@ from anodetect.record.marks import Shown
 from anodetect.record.rows import ScoreRow
 from anodetect.stats import readings as stats
 from anodetect.stats.readings import Reading
-from apps.review import logins, screen
+from apps.review import logins
 from apps.review.store import Store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
@@ -436,9 +437,9 @@ def test_images_of_one_patient_make_no_interval_narrower():
 
 
 @pytest.fixture
-def opened(monkeypatch):
-    """Opens the app in a browser that paints all that it is sent."""
-    monkeypatch.setattr(screen, "reported", screen.announced_key)
+def opened(monkeypatch, tmp_path):
+    """Opens the app with a viewer that does what a test says."""
+    in_app.serve(monkeypatch, tmp_path)
 
     def open_app(*folders, reviewer="", page=""):
         monkeypatch.setattr(sys, "argv", ["app.py", *map(str, folders)])
@@ -459,6 +460,8 @@ def everything(app):
         element = waiting.pop()
         waiting += getattr(element, "children", {}).values()
         found.append(str(element.proto) if hasattr(element, "proto") else "")
+    if in_app.DATA in app.session_state:
+        found.append(json.dumps(in_app.sent(app)))
     return "\n".join(found)
 
 
@@ -481,9 +484,9 @@ def test_a_reader_sees_the_images_of_their_own_cases_and_nothing_else(opened, sc
 
     for row, after in list(pairwise(mine))[:3]:
         assert app.session_state["open"] == row.path
-        app.button(key="verdict_normal").click().run()
+        in_app.judge(app, "normal")
         assert app.session_state["open"] == after.path
-    app.button(key="undo").click().run()
+    in_app.undo(app)
     assert app.session_state["open"] == mine[2].path
     assert mine[2].path not in everything(app)
     own = [review for review in store.read() if review.reviewer == "ada"]
@@ -496,12 +499,12 @@ def test_whoever_is_not_in_a_study_sees_nothing_and_a_viewer_everything(opened, 
     command.plan(scores, **PEOPLE)
     for name in ("", "eva", "cem"):
         app = opened(scores, reviewer=name)
-        assert not app.exception and "plotly" not in everything(app) and not app.button
+        assert not app.exception and in_app.DATA not in app.session_state and not app.button
     app = opened(scores, reviewer="dan", page="Summary")
     assert any("0 of 40 cases complete" in text.value for text in app.text)
     app.segmented_control(key="page").set_value("Cases").run()
-    app.button(key="verdict_normal").click().run()
-    assert any("may look at this study" in text.value for text in app.text)
+    in_app.judge(app, "normal")
+    assert "may look at this study" in in_app.receipt(app)
     assert not reviews.read(scores / reviews.FILE)
 
 
@@ -516,7 +519,7 @@ def test_a_disputed_case_goes_to_the_adjudicator_without_what_readers_said(opene
     said = everything(app)
     assert app.session_state["open"] == row.path and "Image 1 of 1" in said
     assert "scratch" not in said and row.path not in said and "ben" not in said
-    app.button(key="verdict_anomalous").click().run()
+    in_app.judge(app, "anomalous")
     assert reviews.read(scores / reviews.FILE)[-1].reviewer == "cem"
     reader = opened(scores, reviewer="ada")
     assert reader.session_state["open"] != row.path
@@ -526,8 +529,8 @@ def test_when_a_study_is_complete_everything_is_shown(opened, ended):
     app = opened(ended, reviewer="ada", page="Summary")
     assert any("40 of 40 cases complete" in text.value for text in app.text)
     app.segmented_control(key="page").set_value("Cases").run()
-    app.button(key="verdict_normal").click().run()
-    assert any("its verdicts are final" in text.value for text in app.text)
+    in_app.judge(app, "normal")
+    assert "its verdicts are final" in in_app.receipt(app)
 
 
 def test_a_study_by_login_takes_no_name_that_was_typed(opened, scores):

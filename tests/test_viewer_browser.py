@@ -33,7 +33,7 @@ def ranked(scores):
 
 @pytest.fixture(scope="module")
 def address(scores):
-    with served([scores], viewer=True) as found:
+    with served([scores]) as found:
         yield found
 
 
@@ -193,7 +193,7 @@ def test_no_widget_keeps_the_keys_of_the_case(visit):
 def test_verdicts_outlive_a_new_start_of_the_app(visit, scores, ranked, address):
     """The app ends while verdicts are on their way, and is started again."""
     own = int(address.rpartition(":")[2]) + 1
-    with served([scores], viewer=True, port=own):
+    with served([scores], port=own):
         page = visit("Kay", f"http://127.0.0.1:{own}")
         page.keyboard.press("n")
         on_screen(page, ranked[1])
@@ -203,7 +203,7 @@ def test_verdicts_outlive_a_new_start_of_the_app(visit, scores, ranked, address)
     page.keyboard.press("1")
     on_screen(page, ranked[3])
     expect(page.locator("#viewer .receipt")).to_contain_text("Saving 1")
-    with served([scores], viewer=True, port=own):
+    with served([scores], port=own):
         expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
         on_screen(page, ranked[3])
     found = [(review.path, review.verdict) for review in kept(scores, "Kay")]

@@ -26,7 +26,7 @@ def scores(tmp_path_factory):
 
 @pytest.fixture
 def page(scores):
-    with served([scores], viewer=True) as address, browser() as chromium:
+    with served([scores]) as address, browser() as chromium:
         opened = chromium.new_page(viewport={"width": 1280, "height": 1000})
         opened.errors = []
         opened.on("pageerror", lambda error: opened.errors.append(str(error)))

@@ -3,14 +3,14 @@
     app.py         the script that Streamlit runs
     page.py        the frame around every page, and PAGES, the table of them
 
-    cases.py       the page to judge on, with case_list.py (sidebar), chips.py and picture.py
+    cases.py       the page to judge on, with case_list.py (sidebar) and chips.py
     gallery.py     thumbnails of all listed cases, which shelves.py hands out; peek.py shows the
                    list's large
     address.py     the address of the page: which case, which slice
     threshold.py   the page about another false-alarm rate
     summary.py     the page about the state of the review
     training.py    the page to train and to score on, with browse.py and rates.py
-    widgets.py     parts that several pages draw; scripts: shortcuts.py, focus.py, pointer.py
+    widgets.py     parts that several pages draw; focus.py is a script
 
     viewing.py     the viewer in the page, and what it sends back; viewer/ is its source,
                    receipts.py says what became of verdicts

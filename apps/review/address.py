@@ -1,4 +1,4 @@
-"""The address of the page: the case and the slice that are open, and the link that can be sent.
+"""The address of the page: the case that is open, and the link that can be sent.
 
 Streamlit keeps the choices of order, filters and mode in the address by itself (`bind`). A case is
 there by its path; while its name is hidden, by its number in the blind order of all rows, which
@@ -14,10 +14,10 @@ import streamlit as st
 from anodetect.errors import AnodetectError
 from anodetect.record import directories
 
-from . import drafts, outcome
+from . import outcome
 from .session import ReviewSession
 
-CASE, SLICE, SAMPLE, RECORD = "case", "slice", "sample", "record"
+CASE, SAMPLE, RECORD = "case", "sample", "record"
 LARGEST_SAMPLE = 10_000  # cases of either kind
 NUMBER = "~"  # before the number of a hidden case
 LONGEST_NUMBER = 9  # digits
@@ -73,7 +73,7 @@ def choose_directory(choices: Sequence[Path]) -> None:
 
 
 def restore(session: ReviewSession) -> None:
-    """Open the case and the slice that the address names, once after the page was loaded."""
+    """Open the case that the address names, once after the page was loaded."""
     if st.session_state.get("is_restored"):
         return
     st.session_state.is_restored = True
@@ -87,9 +87,6 @@ def restore(session: ReviewSession) -> None:
         _say("The case that this link names is not in this score directory.")
         return
     st.session_state.open = path
-    number = str(st.query_params.get(SLICE, ""))
-    if _is_number(number) and int(number) > 0:
-        st.session_state[slice_key(path)] = int(number)
 
 
 def _restore_sample(session: ReviewSession) -> None:
@@ -125,19 +122,12 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER
 
 
-def slice_key(path: str) -> str:
-    """Return the key of the slice that is open of a volume, counted from 1 as on the screen."""
-    return drafts.field_key("slice", path)
-
-
 def keep(session: ReviewSession, path: str, *, hidden: bool) -> None:
-    """Write the open case, and its slice if it is a volume, to the address."""
+    """Write the open case to the address; the slice of a volume is written by the viewer."""
     case = f"{NUMBER}{session.scores.number_of(path)}" if hidden else path
-    number = st.session_state.get(slice_key(path))
     sample = st.session_state.audit_count if st.session_state.get("only_sample") else 0
     wanted = {
         CASE: case,
-        SLICE: "" if number is None else str(number),
         SAMPLE: str(sample or ""),
         RECORD: "",
     }

@@ -127,7 +127,7 @@ def _draw_side(
         return
 
     opacity = OPACITIES[st.session_state.get("compare_panel", PANEL)]
-    look = Appearance(window or view.windows["auto"], audit.scale, opacity=opacity, contours=True)
+    look = Appearance(window or view.windows["auto"], audit.scale, opacity=opacity)
     st.plotly_chart(
         figures.overlaid(view, look),
         height=HEIGHT,
@@ -148,7 +148,7 @@ def _open(session: ReviewSession, row: ScoreRow) -> None:
 def _view(session: ReviewSession, row: ScoreRow) -> display.View | None:
     """Return what is drawn of a row: of a volume the slice with the highest score."""
     if not row.is_volume:
-        return view_of(session.directory, row)[0]
+        return view_of(session.directory, row)
     slices = session.scores.slices.get(row.path, ())
     if not slices:
         return None

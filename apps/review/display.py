@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ Window = tuple[float, float]  # the values shown black and white
 Colours = Literal["inferno", "viridis", "cividis"]  # distinct for the colour-blind, too
 COLOURS: tuple[Colours, ...] = get_args(Colours)
 SIDE = 768  # pixels of a picture's longer side in the browser
-HOVER_SIDE = 256  # pixels of the longer side of the values shown under the pointer
 CT_WINDOWS = {  # level and width in Hounsfield units
     "brain": (40, 80),
     "stroke": (40, 40),
@@ -111,9 +110,8 @@ class View:
     """The part of a case that goes to a screen, small enough to keep for many cases.
 
     `size` is the image's height and width; `aspect` is the height of a pixel over its width. Each
-    pixel of `image` [C, h, w] (native units), `heatmap`, `found` and `mask` [h, w] stands for
-    `block` × `block` pixels of the image, each of `intensity` and `anomaly` [h', w'], the values
-    shown under the pointer, for `hover_block` × `hover_block`.
+    pixel of `image` [C, h, w] (native units), `heatmap` and `found` [h, w] stands for `block` ×
+    `block` pixels of the image.
     """
 
     size: tuple[int, int]
@@ -122,13 +120,7 @@ class View:
     image: Floats
     heatmap: Floats | None
     found: Bools | None
-    mask: Bools | None
-    hover_block: int
-    intensity: NDArray[Any]
-    anomaly: Floats | None
     windows: Mapping[str, Window]
-    reconstruction: Picture | None
-    difference: Picture | None
     notes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -145,16 +137,14 @@ def _make_read_only(shared: "View | VolumeCase") -> None:
 # -- Views -----------------------------------------------------------------------------------------
 
 
-def view(case: Case, aspect: float = 1.0, channel: str = "") -> View | None:
-    """Return a case made small; None where it has no image. Of several channels it has that of this
-    name, or the first."""
-    image, heatmap, mask, reconstruction = case.image, case.heatmap, case.mask, case.reconstruction
+def view(case: Case, aspect: float = 1.0) -> View | None:
+    """Return a case made small, of several channels the first; None where it has no image."""
+    image, heatmap = case.image, case.heatmap
     if image is None:
         return None
-    image = image[planes_of(case.channels, channel)]
+    image = image[first_planes(case.channels)]
 
-    block, hover_block = factor(image.shape, SIDE), factor(image.shape, HOVER_SIDE)
-    in_colour = None if reconstruction is None else np.repeat(reconstruction[..., None], 3, -1)
+    block = factor(image.shape, SIDE)
     return View(
         size=(image.shape[1], image.shape[2]),
         aspect=aspect,
@@ -162,21 +152,14 @@ def view(case: Case, aspect: float = 1.0, channel: str = "") -> View | None:
         image=reduced(image, block, "mean"),
         heatmap=None if heatmap is None else reduced(heatmap, block, "max"),
         found=_reduced_mask(case.found, block),
-        mask=_reduced_mask(mask, block),
-        hover_block=hover_block,
-        intensity=_compact(reduced(image.mean(0), hover_block, "mean")),
-        anomaly=None if heatmap is None else reduced(heatmap, hover_block, "max"),
         windows=MappingProxyType(windows(image, stated=case.stated)),
-        reconstruction=in_colour,
-        difference=difference(case),
         notes=case.notes,
     )
 
 
-def planes_of(channels: Channels, name: str) -> slice:
-    """Return the planes of the channel of this name, or of the first; all where there is none."""
-    chosen = [each for each in channels if each.name == name] or list(channels[:1])
-    return chosen[0].planes if chosen else slice(None)
+def first_planes(channels: Channels) -> slice:
+    """Return the planes of the first channel; all where there is none."""
+    return channels[0].planes if channels else slice(None)
 
 
 def _reduced_mask(mask: Bools | None, block: int) -> Bools | None:
@@ -184,9 +167,9 @@ def _reduced_mask(mask: Bools | None, block: int) -> Bools | None:
     return None if mask is None else reduced(mask.astype(np.float32), block, "max") > 0
 
 
-def slice_view(volume: VolumeCase, number: int, channel: str = "") -> View | None:
-    """Return the view of a volume's slice, counted from 0; None where there is no volume. Of
-    several channels it has that of this name, or the first."""
+def slice_view(volume: VolumeCase, number: int) -> View | None:
+    """Return the view of a volume's slice, counted from 0, of several channels the first; None
+    where there is no volume."""
     if volume.slices is None or volume.geometry is None:
         return None
 
@@ -194,16 +177,14 @@ def slice_view(volume: VolumeCase, number: int, channel: str = "") -> View | Non
     if heatmap is not None and np.isnan(heatmap).any():
         heatmap = None  # the slice was not scored
     found = None if volume.found is None or heatmap is None else volume.found[number]
-    mask = None if volume.mask is None else volume.mask[number]
 
     _, row, column = volume.geometry.spacing
-    planes = planes_of(volume.channels, channel)
-    chosen = [each.windows for each in volume.channels if each.planes == planes]
-    case = Case(volume.slices[planes, number], heatmap, found, mask, None, None, volume.notes)
+    image = volume.slices[first_planes(volume.channels), number]
+    case = Case(image, heatmap, found, None, None, None, volume.notes)
     shown = view(case, aspect=row / column)
     if shown is None or not volume.windows:
         return shown
-    return replace(shown, windows=chosen[0] if chosen else volume.windows)
+    return replace(shown, windows=volume.windows)
 
 
 def windows(
@@ -257,16 +238,6 @@ def reduced(values: Floats, block: int, how: Literal["mean", "max"]) -> Floats:
     return np.where(np.isinf(highest), np.nan, highest).astype(np.float32)
 
 
-def _compact(values: Floats) -> NDArray[Any]:
-    """Return values in fewer bytes where they are whole numbers of an 8- or 16-bit image."""
-    if values.min() < 0 or (values != np.rint(values)).any():
-        return values
-    for kind in (np.uint8, np.uint16):
-        if values.max() <= np.iinfo(kind).max:
-            return values.astype(kind)
-    return values
-
-
 # -- Pictures --------------------------------------------------------------------------------------
 
 
@@ -312,16 +283,3 @@ def data_uri(picture: Picture, kind: Literal["png", "jpeg"] = "png") -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, kind, **options)
     return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
-
-
-def colour_scale(colours: Colours) -> list[tuple[float, str]]:
-    """Return the colours as 17 stops between 0 and 1.
-
-    They are written as rgb(…): Streamlit replaces #000004 by the red of its theme.
-    """
-    palette = pictures.palette(colours)
-    stops = []
-    for n in range(17):
-        red, green, blue = palette[min(16 * n, 255)]
-        stops.append((n / 16, f"rgb({red}, {green}, {blue})"))
-    return stops

@@ -153,4 +153,4 @@ def _region(session: ReviewSession, row: ScoreRow) -> str:
     text = drafts.draft_of(session, row.path).region
     if text and row.is_volume:
         raise DataError(f"{row.path} has regions: judge it in its own view")
-    return marks.to_text(regions.parse(text, regions.source_of(row)))
+    return marks.to_text(regions.parse(text, row))

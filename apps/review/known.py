@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from anodetect.record.audit import Audit
 from anodetect.record.failures import Failure
-from anodetect.record.rows import ScoreRow, SliceRow
 from anodetect.types import Bools
 
 FEW = 50  # images from which a model has learned little
@@ -29,25 +28,17 @@ class Note:
 
 @dataclass(frozen=True)
 class Found:
-    """The findings in a case, as the reviewer sees them: slices are counted from 1 in the order of
-    the screen, and `regions` counts those that count in the open picture, None if that is not
-    known."""
+    """The findings in a volume, as the reviewer sees them; slices are counted from 1 in the order
+    of the screen."""
 
-    flagged_slices: tuple[int, ...] = ()
-    slices: int = 0
-    regions: int | None = 0
+    flagged_slices: tuple[int, ...]
+    slices: int
     slices_with_regions: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
-        parts = []
-        if self.slices:
-            flagged = f": {ranges(self.flagged_slices)}" if self.flagged_slices else ""
-            parts.append(f"{len(self.flagged_slices)} of {self.slices} slices flagged{flagged}")
-        if self.regions is not None:
-            plural = "" if self.regions == 1 else "s"
-            where = " in this slice" if self.slices else ""
-            parts.append(f"{self.regions} region{plural} of the heatmap count{where}")
+        flagged = f": {ranges(self.flagged_slices)}" if self.flagged_slices else ""
+        parts = [f"{len(self.flagged_slices)} of {self.slices} slices flagged{flagged}"]
         if self.slices_with_regions:
             parts.append(f"slices with regions: {ranges(self.slices_with_regions)}")
         return " · ".join(parts)
@@ -92,16 +83,13 @@ def _of_training(facts: Mapping[str, object]) -> list[Note]:
     return notes
 
 
-def found_in(
-    row: ScoreRow, slices: Sequence[SliceRow], regions: Bools | None, marked: tuple[int, ...]
-) -> Found:
-    """Return the findings in a case. `slices` are in the order of the screen; `regions` [H, W] are
-    those of the open picture, `marked` the slices that have any."""
-    count = 0 if regions is None else int(ndimage.label(regions)[1])
-    if not row.is_volume:
-        return Found(regions=count)
-    flagged = [number for number, each in enumerate(slices, start=1) if each.flagged]
-    return Found(tuple(flagged), len(slices), count, marked)
+def regions_text(found: Bools, block: int) -> str:
+    """Return how many regions of an image's heatmap count. Each pixel of `found` [h, w] stands for
+    `block` × `block` of the image, between which regions that lie so close cannot be told apart."""
+    count = int(ndimage.label(found)[1])
+    about = "about " if block > 1 and count else ""
+    plural = "" if count == 1 else "s"
+    return f"{about}{count} region{plural} of the heatmap count"
 
 
 def ranges(numbers: Sequence[int]) -> str:

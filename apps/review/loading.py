@@ -38,7 +38,7 @@ from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Bools, Floats
 
 from . import progress
-from .display import Case, Channel, Channels, Picture, VolumeCase, Window, planes_of, windows
+from .display import Case, Channel, Channels, Picture, VolumeCase, Window, first_planes, windows
 
 T = TypeVar("T")
 LARGEST = 512 * 2**20  # bytes of a file that is read for display
@@ -143,7 +143,7 @@ def read_image(directory: ScoreDirectory, row: ScoreRow) -> Floats:
     """Return the image [C, H, W] that was scored, of several channels the first; raise ImageError
     where it is not there."""
     image, channels, _ = _read_with_window(directory, row)
-    return image[planes_of(channels, "")]
+    return image[first_planes(channels)]
 
 
 def _read_with_window(
@@ -167,7 +167,7 @@ def read_volume(directory: ScoreDirectory, row: ScoreRow) -> Volume:
     """Return the volume that was scored, of several channels the first; raise ImageError where it
     is not there."""
     volume, channels = _read_volume(directory, row)
-    return replace(volume, voxels=volume.voxels[planes_of(channels, "")])
+    return replace(volume, voxels=volume.voxels[first_planes(channels)])
 
 
 def _read_volume(directory: ScoreDirectory, row: ScoreRow) -> tuple[Volume, Channels]:

@@ -30,25 +30,11 @@ from . import (
 from .session import ReviewSession, open_session
 from .widgets import show_problem
 
-# Narrow margins, and a picture that is as high as the width of the window allows.
+# Narrow margins.
 STYLE = """<style>
 .stMainBlockContainer { padding: 3.75rem 1.5rem 2rem; }
 [data-testid="stSidebarUserContent"] { padding: 0 0 1rem; }
 .st-key-page button { padding-inline: 0.6rem; }
-/* Verdicts differ by their signs, and by colours that the colour-blind tell apart. */
-[class*=st-key-verdict_] button { border-width: 2px; }
-.st-key-verdict_normal button { border-color: #0072b2; }
-.st-key-verdict_anomalous button { border-color: #d55e00; border-radius: 0; }
-.st-key-verdict_unsure button { border-color: #cc79a7; border-style: dashed; }
-.st-key-verdict_bad_image button { border-color: currentColor; border-style: dotted; }
-:is(.st-key-picture, .st-key-picture_alone) {
-  height: var(--high); min-height: 0; flex: none !important;
-}
-:is(.st-key-picture, .st-key-picture_alone) .stElementContainer {
-  height: var(--high); min-height: 0;
-}
-.st-key-picture { --high: clamp(12rem, calc((100vw - 30rem) / 3 + 5rem), 72vh); }
-.st-key-picture_alone { --high: clamp(12rem, calc(100vw - 30rem), 72vh); }
 [data-testid=stMetricValue] { font-size: clamp(1.4rem, 1.8vw, 2.25rem); }
 [data-testid=stMetricValue] > div { white-space: normal; overflow-wrap: anywhere; }
 @media (max-width: 1100px) { /* columns stand below each other where they would be cut off */
@@ -57,24 +43,16 @@ STYLE = """<style>
   .st-key-forms [data-testid=stHorizontalBlock] > .stColumn { min-width: 100%; }
   .st-key-charts [data-testid=stHorizontalBlock] > .stColumn { min-width: 100%; }
 }
-@media (max-width: 768px) { /* the sidebar is folded away */
-  .st-key-picture { --high: calc((100vw - 8rem) / 3 + 5rem); }
-  .st-key-picture_alone { --high: min(100vw, 80vh); }
-}
 </style>"""
 SIDEBAR = 360  # pixels
 STATE = {
     "open": "",  # path of the open case
-    "overlay": True,
-    "opacity": 70,  # %
     "is_blind": False,  # as the page Cases was drawn last
     "problem": "",  # a message to show once
-    "notice": "",  # the same, of what was done
     "audit_sample": frozenset(),  # paths of a random sample to judge
     "audit_count": 0,  # its size: cases of either kind
     "clicks": 0,  # how often a case was opened from a table
     "told_apart": frozenset(),  # names, and the known ones that they are no spellings of
-    "drawn": 0,  # how often a case was drawn
     "skips": False,  # whether the next case to judge is to be opened
 }
 
@@ -148,9 +126,6 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     if st.session_state.problem:
         show_problem(st.session_state.problem)
         st.session_state.problem = ""
-    if st.session_state.notice:
-        st.container(border=True).text(st.session_state.notice)
-        st.session_state.notice = ""
 
     page = PAGES[name]
     if isinstance(page, RootPage):

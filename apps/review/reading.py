@@ -49,7 +49,6 @@ def draw(session: ReviewSession) -> None:
     cases.draw_case(session, row, paths, blind=True)
     with st.sidebar:
         case_list.draw_images(session, rows, paths, row.path, blind=True)
-    cases.prepare(session, row, paths, blind=True)
 
 
 def _first(session: ReviewSession, paths: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """The addresses that the browser fetches for the viewer, beside Streamlit's own: the viewer itself,
 and with a ticket a case's description, its tiles or slices, and its outlines."""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from .display import Channels, Window
 from .slices import Sliced, VolumeText
 from .tickets import OFFICE
 
-SETTING = "ANODETECT_VIEWER"  # "off" in the environment draws all pictures without the viewer
 BUNDLE = Path(__file__).parent / "viewer" / "bundle"
 MEDIA = {".js": "text/javascript", ".css": "text/css", ".txt": "text/plain"}
 UNKEPT = {"Cache-Control": "no-store"}
@@ -51,7 +49,8 @@ class ChannelText:
 class CaseText:
     """A case as the browser reads it; without an image, `notes` say why. `scale` holds the ends of
     the map's colours. Height and width of a volume are those of the slices that were scored.
-    `windows` are those of the first channel, where there are several."""
+    `windows` are those of the first channel, where there are several. `found` says how many regions
+    of an image count."""
 
     height: int
     width: int
@@ -63,6 +62,7 @@ class CaseText:
     notes: list[str]
     channels: list[ChannelText] = field(default_factory=list)
     volume: VolumeText | None = None
+    found: str = ""
 
 
 def served() -> bool:
@@ -71,13 +71,8 @@ def served() -> bool:
 
 
 def is_ready() -> bool:
-    """Return whether the viewer is wanted, built, and served by this process."""
-    return is_wanted() and (BUNDLE / "viewer.js").is_file()
-
-
-def is_wanted() -> bool:
-    """Return whether this process would serve the viewer, were it built."""
-    return served() and os.environ.get(SETTING) != "off"
+    """Return whether the viewer is built, and served by this process."""
+    return served() and (BUNDLE / "viewer.js").is_file()
 
 
 def served_routes() -> list[Route]:
@@ -116,6 +111,7 @@ def describe(ticket: str) -> CaseText:
         scale=audit.scale,
         notes=list(case.notes),
         channels=_channels(case.channels),
+        found=case.found,
     )
 
 

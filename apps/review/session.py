@@ -169,12 +169,10 @@ def _store(
 # the directory, its head and root, the image, and whether its map was made again.
 
 
-def view_of(
-    directory: ScoreDirectory, row: ScoreRow, channel: str = ""
-) -> tuple[display.View | None, tuple[str, ...]]:
-    """Return the view of an image, or of one channel of it, and notes on what is missing."""
+def view_of(directory: ScoreDirectory, row: ScoreRow) -> display.View | None:
+    """Return the view of an image, of several channels that of the first."""
     made = loading.is_made_again(directory, row)
-    return _view(*_key(directory), row.path, channel, made, directory, row)
+    return _view(*_key(directory), row.path, made, directory, row)
 
 
 # A view is not kept for long: missing files can be put back.
@@ -184,13 +182,11 @@ def _view(
     head: str,
     root: str,
     image: str,
-    channel: str,
     made: bool,
     _directory: ScoreDirectory,
     _row: ScoreRow,
-) -> tuple[display.View | None, tuple[str, ...]]:
-    case = loading.load(_directory, _row)
-    return display.view(case, channel=channel), case.notes
+) -> display.View | None:
+    return display.view(loading.load(_directory, _row))
 
 
 def volume_of(directory: ScoreDirectory, row: ScoreRow, plane: str) -> display.VolumeCase:

@@ -150,7 +150,7 @@ def _profile(case: VolumeCase, row: ScoreRow, rows: Sequence[SliceRow]) -> Profi
     """Return the scores of slices `rows`, which are in the order of the screen."""
     flagged = tuple(number for number, each in enumerate(rows, start=1) if each.flagged)
     marked = case.slices_with_regions
-    found = known.Found(flagged, len(rows), None, marked)
+    found = known.Found(flagged, len(rows), marked)
 
     scores = [each.score if _is_finite(each.score) else None for each in rows]
     return Profile(

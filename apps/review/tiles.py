@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from anodetect.errors import RunError
 from anodetect.types import Bools, Floats
 
-from . import display, progress
+from . import display, known, progress
 from .display import Case, Channels, Window
 
 SIDE = 512  # pixels of a tile's side
@@ -55,7 +55,7 @@ class Pyramid:
 class Tiled:
     """A case ready for the browser: the pyramids of its layers by name ("image", "heatmap",
     "reconstruction", "difference"), the masks to outline, the windows of its image, and the files
-    that this was put together from, if it is not one.
+    that this was put together from, if it is not one. `found` says how many of its regions count.
 
     `size` is height and width in pixels. Each pixel of a mask stands for `block` × `block` of the
     image. All is empty where there is no image; `notes` say why.
@@ -68,6 +68,7 @@ class Tiled:
     windows: Mapping[str, Window]
     notes: tuple[str, ...]
     channels: Channels = ()
+    found: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -100,9 +101,10 @@ def tiled(case: Case, *, hidden: bool) -> Tiled:
                 masks[name] = _any(mask, block)
 
     size = (image.shape[1], image.shape[2])
+    found = known.regions_text(masks["contours"], block) if "contours" in masks else ""
     channels = case.channels
     windows = channels[0].windows if channels else display.windows(image, stated=case.stated)
-    return Tiled(size, layers, block, masks, windows, notes, channels)
+    return Tiled(size, layers, block, masks, windows, notes, channels, found)
 
 
 def pyramid(values: Floats, how: Literal["mean", "max"]) -> Pyramid:

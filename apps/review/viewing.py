@@ -104,10 +104,12 @@ def message_of(value: object) -> Message | None:
 
 
 def draw_missing() -> None:
-    """Say how the viewer is made, where it is wanted but was not built."""
-    if routes.is_wanted():
-        st.caption("The viewer was not built when this was installed; the app is slower without.")
-        st.text(f"To build it: python {Path(__file__).with_name('viewer') / 'build.py'}")
+    """Say how the viewer is made, which was not built, or how it is served."""
+    if not routes.served():
+        st.info("Cases are drawn by the viewer, which `anodetect review DIR` serves.")
+        return
+    st.warning("The viewer was not built when this was installed: nothing can be judged here.")
+    st.text(f"To build it: python {Path(__file__).with_name('viewer') / 'build.py'}")
 
 
 def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bool) -> None:
@@ -263,7 +265,7 @@ def _regions(ticket: Ticket, text: str) -> tuple[str, str]:
     """Return the regions of a case in their normal form, and those of a volume in millimetres;
     raise DataError where one does not lie in it."""
     if not ticket.row.is_volume:
-        found = regions.parse(text, regions.source_of(ticket.row))
+        found = regions.parse(text, ticket.row)
         return marks.to_text(found), ""
     geometries = OFFICE.volume(ticket.text).geometries
     found = regions.parse_volume(text, geometries)

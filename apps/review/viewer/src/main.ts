@@ -193,7 +193,7 @@ class Viewer {
       this.prefetch();
       return;
     }
-    this.say(prepared.text.notes.join(" "));
+    this.say([prepared.text.found, ...prepared.text.notes].filter(Boolean).join(" · "));
     this.panels!.region = this.regionOf(prepared.card);
     this.tools.stop();
     this.panels!.show(prepared);

@@ -52,7 +52,7 @@ class Peek {
     const { rowHeight, tickets } = this.data!;
     const top = scrolled.getBoundingClientRect().top;
     this.show(lineAt(event.clientY - top, scrolled.scrollTop, scrolled.scrollHeight, rowHeight,
-      tickets.length), list);
+      tickets.length), list, event.clientY);
   }
 
   /** The line that the keys have gone to, as the table tells screen readers. */
@@ -64,7 +64,8 @@ class Peek {
     this.show(isAway ? -1 : Number(row) - 2, list); // the first row is the head, and counted from 1
   }
 
-  private show(line: number, list: HTMLElement | null): void {
+  /** Show the picture of a line, as far down the window as it may be; −1 for none. */
+  private show(line: number, list: HTMLElement | null, y = innerHeight / 2): void {
     const ticket = this.data?.tickets[line];
     this.root.hidden = !ticket || !list;
     if (!ticket || !list) {
@@ -73,7 +74,7 @@ class Peek {
     }
     const { right } = list.getBoundingClientRect();
     this.root.style.left = `${Math.max(Math.min(right + GAP, innerWidth - SIDE - GAP), 0)}px`;
-    this.root.style.top = `${Math.max((innerHeight - SIDE) / 2, 0)}px`;
+    this.root.style.top = `${Math.max(Math.min(y - SIDE / 2, innerHeight - SIDE - GAP), 0)}px`;
     if (line === this.line && this.root.dataset.ticket === ticket) return;
     this.line = line;
     this.root.dataset.ticket = ticket;

@@ -89,6 +89,7 @@ export interface CaseText {
   notes: string[];
   channels: ChannelText[]; // none of an image of one file
   volume: VolumeText | null;
+  found: string; // of an image: how many regions count
 }
 
 /** A plane: the source's axes that become slices, rows and columns, which of them run against the
