@@ -169,6 +169,7 @@ def test_a_click_in_the_list_opens_an_image_also_after_keys_and_twice_on_one_pla
     chromium, address
 ):
     page = visit(chromium, address, "Gil")
+    page.get_by_test_id("stDataFrame").scroll_into_view_if_needed()
     table = page.get_by_test_id("stDataFrame").bounding_box()
 
     def click_line(number):
