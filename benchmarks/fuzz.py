@@ -305,7 +305,7 @@ def mutate_run(run: Path, rng: np.random.Generator) -> str:
     if kind == "header":
         text = f"header: {_changed(header, rng)}"
     elif kind == "json":
-        text = _mutate_one_of(run, OF_RUNS, rng)
+        text = mutate_one_of(run, OF_RUNS, rng)
     elif kind == "array":
         text = _mutate_array(arrays, rng)
     else:
@@ -377,7 +377,7 @@ def mutate_watch(folder: Path, rng: np.random.Generator) -> str:
 
 def _mutate_json(folder: Path, rng: np.random.Generator) -> str:
     names = ("audit.json",) if rng.random() < 0.6 else JSONS
-    return _mutate_one_of(folder, names, rng)
+    return mutate_one_of(folder, names, rng)
 
 
 def _mutate_maps(folder: Path, rng: np.random.Generator) -> str:
@@ -387,10 +387,10 @@ def _mutate_maps(folder: Path, rng: np.random.Generator) -> str:
         return _mutate_json(folder, rng)
     if rng.random() < 0.3:
         return _mutate_file(maps, rng)
-    return _mutate_one_of(maps, (made_maps.FILE,), rng)
+    return mutate_one_of(maps, (made_maps.FILE,), rng)
 
 
-def _mutate_one_of(folder: Path, names: Sequence[str], rng: np.random.Generator) -> str:
+def mutate_one_of(folder: Path, names: Sequence[str], rng: np.random.Generator) -> str:
     """Change one thing in one of the JSON files with these names that are there."""
     present = [name for name in names if (folder / name).is_file()]
     if not present:
@@ -435,7 +435,11 @@ def _places(content: Any) -> Iterator[tuple[Any, Any]]:
 
 def _mutate_table(folder: Path, rng: np.random.Generator) -> str:
     present = [name for name in TABLES if (folder / f"{name}.parquet").is_file()]
-    name = str(rng.choice(present))
+    return mutate_table(folder, str(rng.choice(present)), rng)
+
+
+def mutate_table(folder: Path, name: str, rng: np.random.Generator) -> str:
+    """Change a column or the rows of a table, and return what was changed."""
     file = folder / f"{name}.parquet"
     table = parquet.read_table(file)
     column = int(rng.integers(table.num_columns))

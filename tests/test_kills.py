@@ -25,6 +25,9 @@ from anodetect.types import Silent
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signal kills a process there")
 
 
+NAMES = ("train", "calibrate", "merge", "report", "forget", "review", "maps", "study", "watch")
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A run, new normals, and the score directories of two shards."""
@@ -35,7 +38,7 @@ def inputs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["train", "calibrate", "merge", "report", "forget", "review"])
+@pytest.mark.parametrize("name", NAMES)
 def test_killed_twice_the_same_command_works_and_loses_nothing(inputs, tmp_path, name):
     """benchmarks/kills.py does so at 25 moments each, and for trainings with checkpoints."""
     from benchmarks import kills

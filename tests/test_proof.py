@@ -10,7 +10,7 @@ import shutil
 import signal
 import sqlite3
 import zipfile
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,14 +22,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 from pyarrow import parquet
+from pydantic import TypeAdapter
 
 import anodetect
 from anodetect.commands import review
+from anodetect.commands.alarms import AlarmEvent
 from anodetect.commands.conclude import derived, written_in
 from anodetect.commands.forget import forget
 from anodetect.commands.labelled import measure_of
 from anodetect.commands.recompute import recompute
 from anodetect.commands.verify import verify
+from anodetect.commands.watch import TAKEN_LINE, Taken
 from anodetect.data.records import Record
 from anodetect.errors import ConfigError, ImageError, RunError
 from anodetect.files import sha256_of
@@ -37,19 +40,23 @@ from anodetect.output import report
 from anodetect.output.images import read_map
 from anodetect.output.regions import find_regions, write_regions
 from anodetect.record import (
+    alike,
     directories,
     environment,
+    made_maps,
     reports,
     reviews,
     runs,
     signatures,
     signing,
+    study,
     verification,
 )
 from anodetect.record.audit import DriftChecks
 from anodetect.record.chain import head_of
 from anodetect.record.directories import picture_of
 from anodetect.record.journal import Journal
+from anodetect.record.made_maps import MadeFile
 from anodetect.record.reviews import Review, SignedEnd
 from anodetect.record.rows import (
     ChainRow,
@@ -761,15 +768,62 @@ def test_with_a_key_only_what_it_has_signed_is_taken_over(tmp_path):
 
 
 def test_a_directory_from_elsewhere_gives_an_answer_or_one_line(complete, tmp_path):
-    """The hashes of all 50 mutations fit; benchmarks/fuzz.py makes as many as wanted, and writes
-    the report of each."""
+    """The hashes of all 50 mutations fit, also of what lies beside the record; benchmarks/fuzz.py
+    makes as many as wanted, and writes the report of each."""
     folder = shutil.copytree(complete, tmp_path / "scores")
     judge(folder, "normal", "unsure")
+    scored = directories.read(folder)
+    head, paths = scored.audit.head, tuple(row.path for row in scored.rows)
+    start = scored.audit.verdicts_start
+    study.write(folder, study.make(scored.rows, start, name="s", readers=["Ada", "Bob"]))
+    vectors = np.random.default_rng(0).normal(size=(len(paths), 6)).astype(np.float32)
+    alike.write(folder, head, alike.Alike(paths, vectors))
+    again = MadeFile(paths[0], "heatmaps/a.tiff", "tiff", "0" * 64, exact=True)
+    made_maps.add(made_maps.folder_of(folder), head, [again])
     key, _ = key_pair(tmp_path, "ours")
     signatures.sign(folder, directories.read(folder).audit.head, key)
     report.write(folder)
     (tmp_path / "work").mkdir()
     found = fuzz.fuzz(folder, tmp_path / "work", 50, seed=1, readers=("verify", "review"))
+    assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
+
+
+@pytest.mark.parametrize("name", ["study.json", "alike.parquet", "maps.json"])
+def test_what_lies_beside_a_record_from_elsewhere_is_read_or_refused(complete, tmp_path, name):
+    """A few mutations of each."""
+    folder = shutil.copytree(complete, tmp_path / "scores")
+    scored = directories.read(folder)
+    head, rng = scored.audit.head, np.random.default_rng(7)
+    for _ in range(12):
+        plan = study.make(scored.rows, head, name="s", readers=["Ada", "Bob"])
+        study.write(folder, plan)
+        alike.write(folder, head, alike.Alike(("1.png",), np.ones((1, 4), np.float32)))
+        maps = made_maps.folder_of(folder)
+        made_maps.add(maps, head, [MadeFile("1.png", "a.tiff", "tiff", "0" * 64, exact=True)])
+        if name == "alike.parquet":
+            text = fuzz.mutate_table(folder, "alike", rng)
+        else:
+            text = fuzz.mutate_one_of(maps if name == "maps.json" else folder, (name,), rng)
+        for read in (study.read, alike.read):
+            with suppress(RunError):
+                read(folder, head)
+        with suppress(RunError):
+            made_maps.read(maps, head)
+        assert text
+
+
+def test_a_folder_of_watch_from_elsewhere_gives_an_answer_or_one_line(tmp_path):
+    folder = tmp_path / "out"
+    interrupted(folder / "records" / "r", *map(finished, "abc"))
+    taken = Taken(name="a", size=3, mtime_ns=5, row="r/a")
+    event = AlarmEvent(record="r", path="a", state="heard", means="command")
+    for file, line in (
+        ("taken.jsonl", TAKEN_LINE.dump_json(taken)),
+        ("alarms.jsonl", TypeAdapter(AlarmEvent).dump_json(event)),
+    ):
+        (folder / file).write_bytes(2 * (line + b"\n"))
+    (tmp_path / "work").mkdir()
+    found = fuzz.fuzz(folder, tmp_path / "work", 50, seed=1)
     assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
 
 
