@@ -265,7 +265,10 @@ def mutate(folder: Path, rng: np.random.Generator) -> str:
 
 
 def make_hashes_fit(folder: Path) -> None:
-    """Let outputs.parquet, audit.json and its head fit what lies in the directory."""
+    """Let outputs.parquet, audit.json and its head fit what lies in the directory; ValueError where
+    one of the two is a pipe or a folder by now."""
+    if not all((folder / name).is_file() for name in ("outputs.parquet", "audit.json")):
+        raise ValueError("no file")
     outputs = parquet.read_table(folder / "outputs.parquet").to_pylist()
     for row in outputs:
         if (folder / row["name"]).is_file():
