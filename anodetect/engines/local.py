@@ -288,10 +288,10 @@ def _collect(
 def _work(connection: Connection, task: Task, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    finished: list[JournalEntry] = []
     try:
         worker = Worker(task, threads)
         connection.send("ready")
-        finished: list[JournalEntry] = []
         sent = time.monotonic()
         for _, entry in worker.work(_requested(connection), _CountReporter(connection)):
             finished.append(entry)
@@ -301,6 +301,7 @@ def _work(connection: Connection, task: Task, threads: int) -> None:
         connection.send(Finished(tuple(finished)))
         connection.send("ended")
     except AnodetectError as error:
+        connection.send(Finished(tuple(finished)))
         connection.send(Failure(error))
 
 
