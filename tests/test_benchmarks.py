@@ -66,6 +66,6 @@ def test_each_stage_of_scoring_is_timed_and_scoring_is_left_as_it_was(null):
     found, without = null.stages(kind, 12, DEFAULT), null.stages(kind, 12, ())
     assert (readers.read_source, readers.Source.content) == before
     assert set(found) == {*null.STAGES, "rest"} - {*null.ONCE}
-    of_outputs = {"write tiff", "write png", "write mask", "regions", "header and window"}
+    of_outputs = {"write tiff", "write overlay", "write mask", "regions", "header and window"}
     assert set(found) - set(without) == of_outputs
     assert all(value > 0 for name, value in found.items() if name != "rest")
