@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from math import isnan
+from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
@@ -163,6 +164,14 @@ def test_a_calibration_is_a_job_of_the_app_like_others(tmp_path):
         jobs.calibrate_command([tmp_path], "/elsewhere", str(tmp_path / "normals"), tmp_path / "b")
     with pytest.raises(ConfigError, match="already exists"):
         jobs.calibrate_command([tmp_path], command[1], command[2], tmp_path / "run")
+
+
+def test_batches_of_one_name_are_told_apart_by_the_folders_above():
+    folders = [Path(text) for text in ("/a/monday/scores", "/a/tuesday/scores", "/b/wednesday")]
+    names = ["monday/scores", "tuesday/scores", "wednesday"]
+    assert list(batches.names_of(folders).values()) == names
+    inside = [Path("/x/y"), Path("/z/x/y")]
+    assert list(batches.names_of(inside).values()) == ["/x/y", "z/x/y"]
 
 
 # -- The pages -------------------------------------------------------------------------------------

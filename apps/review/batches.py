@@ -57,6 +57,19 @@ class Found:
     problems: tuple[str, ...]
 
 
+def names_of(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for each folder: its own, after those of as many folders above it as it takes
+    to tell it from the others."""
+    names = {}
+    for folder in folders:
+        parts, others = folder.parts, [each.parts for each in folders if each != folder]
+        count = 1
+        while count < len(parts) and any(each[-count:] == parts[-count:] for each in others):
+            count += 1
+        names[folder] = Path(*parts[-count:]).as_posix()
+    return names
+
+
 def read(folder: Path, url: str = "") -> Batch:
     """Return what a score directory says of itself; raise RunError where it is none, or where its
     verdicts cannot be read. `url` names the database of verdicts, "" for the file beside it."""

@@ -53,14 +53,14 @@ def _read(paths: tuple[Path, ...], times: tuple[tuple[int, ...], ...], url: str)
 
 def _table(found: Found) -> dict[str, list[str | int | None]]:
     """Return the batches under the titles of the table's columns."""
-    shown = found.batches
+    shown, names = found.batches, _names(found)
     signs = []
     for batch, jumped in zip(shown, found.jumped, strict=True):
         signs.append(("⚠" if batch.warns else "") + ("↕" if jumped else ""))
 
     return {
         "": [*signs],
-        "batch": [batch.folder.name for batch in shown],
+        "batch": [names[batch.folder] for batch in shown],
         "scored": [batch.ended[:16].replace("T", " ") for batch in shown],
         "images": [_images(batch) for batch in shown],
         "flagged": [_share(batch) for batch in shown],
@@ -70,6 +70,10 @@ def _table(found: Found) -> dict[str, list[str | int | None]]:
         "calibration groups": [batch.calibration_groups for batch in shown],
         "flags right": [_precision(batch) for batch in shown],
     }
+
+
+def _names(found: Found) -> dict[Path, str]:
+    return batches.names_of([batch.folder for batch in found.batches])
 
 
 def _images(batch: Batch) -> str:
@@ -99,10 +103,11 @@ def _precision(batch: Batch) -> str:
 
 def _draw_checks(found: Found) -> None:
     """Draw what the drift checks said, of each batch that one fired for."""
+    names = _names(found)
     for batch in found.batches:
         texts = [batch.drift] * batch.drift_fires + [batch.change] * batch.change_fires
         for text in texts:
-            st.text(f"{batch.folder.name}: {text}")
+            st.text(f"{names[batch.folder]}: {text}")
 
 
 # -- Calibrate anew --------------------------------------------------------------------------------
@@ -116,9 +121,9 @@ def _draw_calibrate(found: Found, roots: Sequence[Path]) -> None:
         "normal, and chosen without regard to scores: those you judged because they were flagged "
         "are not. A random audit sample that was judged does (Threshold page, then reviews export)."
     )
-    latest = list(reversed(found.batches))
+    latest, names = list(reversed(found.batches)), _names(found)
     batch = st.selectbox(
-        "Of the batch", latest, format_func=lambda each: each.folder.name, key="calibrate_batch"
+        "Of the batch", latest, format_func=lambda each: names[each.folder], key="calibrate_batch"
     )
     contents = training.search(tuple(roots)).images if roots else ()
     data = st.selectbox(
