@@ -89,7 +89,7 @@ def test_train_score_evaluate_report(anodetect, synthetic_folder, tmp_path):
     heatmap = tifffile.imread(scores / first["heatmap"])
     assert heatmap.shape == (first["height"], first["width"]) == (64, 64)
     assert heatmap.dtype == np.float32
-    assert (scores / first["heatmap"].replace(".tiff", ".png")).is_file()
+    assert (scores / first["heatmap"].replace(".tiff", ".jpg")).is_file()
     assert sum(row["flagged"] for row in rows) == result["flagged"]
     assert "<svg" in (scores / "report.html").read_text()
 

@@ -187,5 +187,5 @@ def test_components_are_kept_in_a_file(tmp_path):
     assert read_components(tmp_path) == found
     content = json.loads((tmp_path / "components.json").read_text())
     (tmp_path / "components.json").write_text(json.dumps(content | {"outside": "two"}))
-    with pytest.raises(RunError, match="not readable"):
+    with pytest.raises(RunError, match="outside: input should be a valid integer"):
         read_components(tmp_path)

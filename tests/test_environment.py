@@ -244,7 +244,7 @@ def test_inputs_on_several_drives_are_refused(monkeypatch, synthetic_folder, tmp
 
     monkeypatch.setattr(os.path, "commonpath", different)
     folders = [str(synthetic_folder / "test/good"), str(synthetic_folder / "train/good")]
-    with pytest.raises(DataError, match="not on one drive; score them apart"):
+    with pytest.raises(DataError, match="not on one drive or in one bucket; score them apart"):
         collect(folders, tmp_path, follow_symlinks=False)
 
 

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 import anodetect
+from anodetect.commands import fold_plan, odd
 from anodetect.commands import folds as folds_command
-from anodetect.commands import odd
 from anodetect.commands.calibrate import Calibrated
 from anodetect.commands.normals import LeftOut
 from anodetect.data import split
@@ -78,7 +78,7 @@ def test_folds_are_usual_where_they_cost_little(monkeypatch):
     monkeypatch.setattr(split, "FOLDS", 5)
 
     def wanted(detector, sizes=SIZES, asked=None, drops_odd=False):
-        return folds_command.folds_of(asked, detector, records(sizes), (), drops_odd=drops_odd)
+        return fold_plan.folds_of(asked, detector, records(sizes), (), drops_odd=drops_odd)
 
     for detector in ("pca", "patchcore", "padim", "intensity"):
         assert wanted(detector) == 5

@@ -442,11 +442,13 @@ def test_a_verdict_is_recorded_once_by_its_id(opened):
 
 
 def test_an_id_that_is_there_twice_breaks_the_record(tmp_path):
-    old_table(tmp_path)  # without an index of ids
+    old_table(tmp_path)
     kept = Store(tmp_path, HEAD)
     given = kept.add(ROW, "Ada", "normal", seen(ROW), id="a")
     kept._append(replace(given, id=None))
     twice = reviews.hash_of(replace(kept.read()[-1], id="a", hash=""))
+    with kept.engine.begin() as connection:
+        connection.execute(text("DROP INDEX reviews_ids"))
     edit(kept, "UPDATE reviews SET id = 'a', hash = :hash WHERE number = 3", hash=twice)
     kept.close()
     problems = reviews.verify(tmp_path, AUDIT, [ROW]).part.problems
