@@ -62,6 +62,7 @@ def visit(chromium, address, reviewer):
     name.press("Enter")
     expect(page.get_by_role("button", name="Normal")).to_be_enabled()
     drawn(page)
+    name.blur()  # where the page is slow, what does it on Enter is not there yet
     return page
 
 
