@@ -230,10 +230,13 @@ def _interrupts_blocked() -> Iterator[None]:
 @contextmanager
 def _without_main() -> Iterator[None]:
     """Keep processes that are started meanwhile from running the caller's script again, as they do
-    to find what it defines. Nothing of it is needed, and a script without
-    `if __name__ == "__main__"` would begin to score in each of them."""
+    to find what it defines. A script without `if __name__ == "__main__"` would begin to score in
+    each of them. A module that was started by name, with `python -m`, is imported there: it may
+    define a detector."""
     main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
+    is_script = getattr(main, "__spec__", None) is None
+    if is_script:
+        sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
