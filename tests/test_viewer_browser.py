@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from anodetect.output import judged
 from anodetect.record import directories, marks, reviews
-from apps.review import loading
+from apps.review import loading, routes
 from benchmarks.review import browser, served
 
 pytestmark = in_chromium.VIEWER
@@ -434,3 +434,34 @@ def test_fingers_zoom_and_mark_on_a_narrow_screen(chromium, address, scores, ran
     expect(page.locator("#viewer .receipt")).to_contain_text("Saved")
     assert len(kept(scores, "Tam")) == 1
     context.close()
+
+
+# Draws twice before the module is there, as an eager page does; the module notes what it is given.
+TWICE = """async (script) => {
+  const module = URL.createObjectURL(new Blob([script], {type: "text/javascript"}));
+  const {default: draw} = await import(module);
+  draw("older");
+  draw("latest");
+  await new Promise((done) => setTimeout(done, 500));
+  draw("later");
+  await new Promise((done) => setTimeout(done, 100));
+  return globalThis.given;
+}"""
+
+
+def test_of_drawings_before_the_viewer_is_there_the_latest_counts(chromium):
+    page = chromium.new_page()
+    page.route(
+        "http://viewer.test/", lambda route: route.fulfill(body="", content_type="text/html")
+    )
+    page.route(
+        "**/viewer/bundle/viewer.js*",
+        lambda route: route.fulfill(
+            body="globalThis.given = [];"
+            "export default function (component) { globalThis.given.push(component); }",
+            content_type="text/javascript",
+        ),
+    )
+    page.goto("http://viewer.test/")
+    assert page.evaluate(TWICE, routes.script("viewer")) == ["latest", "later"]
+    page.close()

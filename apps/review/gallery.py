@@ -23,18 +23,12 @@ from anodetect.record.rows import ScoreRow
 from . import drafts, receipts, regions, shelves
 from .case_list import go_to
 from .receipts import UNDO, Done, Receipt
-from .routes import BUNDLE
+from .routes import script
 from .session import ReviewSession
 from .shelves import Shelf
 from .tickets import OFFICE
 
 COMPONENT = "gallery"
-SCRIPT = """
-export default function (component) {
-  const address = new URL("viewer/bundle/gallery.js?STAMP", document.baseURI).href;
-  import(address).then((gallery) => gallery.default(component));
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -88,9 +82,8 @@ def draw(session: ReviewSession, rows: Sequence[ScoreRow], blind: bool) -> None:
             return
         _receive(text, message)
 
-    stamp = (BUNDLE / "stamp.txt").read_text("utf-8")
     component = st.components.v2.component(
-        "anodetect_gallery", js=SCRIPT.replace("STAMP", stamp), isolate_styles=False
+        "anodetect_gallery", js=script("gallery"), isolate_styles=False
     )
     component(data=data, key=COMPONENT, default={"sent": None}, on_sent_change=receive)
 

@@ -9,17 +9,10 @@ import streamlit as st
 from anodetect.record.rows import ScoreRow
 
 from . import shelves
-from .routes import BUNDLE, is_ready
+from .routes import is_ready, script
 from .session import ReviewSession
 from .shelves import Shelf
 from .tickets import OFFICE
-
-SCRIPT = """
-export default function (component) {
-  const address = new URL("viewer/bundle/peek.js?STAMP", document.baseURI).href;
-  import(address).then((peek) => peek.default(component));
-}
-"""
 
 
 def draw(
@@ -43,6 +36,5 @@ def draw(
         "list": lists,
         "rowHeight": row_height,
     }
-    stamp = (BUNDLE / "stamp.txt").read_text("utf-8")
-    component = st.components.v2.component("anodetect_peek", js=SCRIPT.replace("STAMP", stamp))
+    component = st.components.v2.component("anodetect_peek", js=script("peek"))
     component(data=data, key="peek")

@@ -22,6 +22,19 @@ UNKEPT = {"Cache-Control": "no-store"}
 PROOF = "Anodetect-Proof"  # header of a thumbnail; see shelves.is_proof
 _state = {"served": False}
 
+# Streamlit sends this with each drawing of the page; the module itself is fetched once. Until it
+# is there, of two drawings the browser may show the older one last: only the latest counts.
+_SCRIPT = """
+export default function (component) {
+  const drawings = globalThis.anodetectDrawings ??= {};
+  const drawing = drawings.NAME = (drawings.NAME ?? 0) + 1;
+  const address = new URL("viewer/bundle/NAME.js?STAMP", document.baseURI).href;
+  import(address).then((module) => {
+    if (drawing === drawings.NAME) module.default(component);
+  });
+}
+"""
+
 
 @dataclass(frozen=True)
 class LayerText:
@@ -73,6 +86,12 @@ def served() -> bool:
 def is_ready() -> bool:
     """Return whether the viewer is built, and served by this process."""
     return served() and (BUNDLE / "viewer.js").is_file()
+
+
+def script(name: str) -> str:
+    """Return the script of a component of this page that is the module `name` of the viewer."""
+    stamp = (BUNDLE / "stamp.txt").read_text("utf-8")
+    return _SCRIPT.replace("NAME", name).replace("STAMP", stamp)
 
 
 def served_routes() -> list[Route]:

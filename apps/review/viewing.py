@@ -32,13 +32,6 @@ from .tickets import OFFICE, Ticket
 COMPONENT = "viewer"
 BEHIND, AHEAD, UNJUDGED = 6, 12, 6  # cases that the viewer is told of beside the open one
 RECEIPTS = 100  # the last ones, that the viewer is told of
-# Streamlit sends this with each drawing of the page; the viewer itself is fetched once.
-SCRIPT = """
-export default function (component) {
-  const address = new URL("viewer/bundle/viewer.js?STAMP", document.baseURI).href;
-  import(address).then((viewer) => viewer.default(component));
-}
-"""
 
 
 # -- Messages --------------------------------------------------------------------------------------
@@ -139,9 +132,8 @@ def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: boo
         if message is not None:
             _receive(session, paths, blind, message)
 
-    stamp = (routes.BUNDLE / "stamp.txt").read_text("utf-8")
     component = st.components.v2.component(
-        "anodetect_viewer", js=SCRIPT.replace("STAMP", stamp), isolate_styles=False
+        "anodetect_viewer", js=routes.script("viewer"), isolate_styles=False
     )
     component(data=data, key=COMPONENT, default={"sent": None}, on_sent_change=receive)
 
