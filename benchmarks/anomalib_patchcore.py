@@ -36,7 +36,7 @@ THEIRS = Path(__file__).with_name("anomalib_side.py")
 
 @dataclass(frozen=True)
 class Found:
-    """What a detector finds: image scores [N], maps [N, h, w], how many vectors it keeps `among`
+    """Findings of a detector: image scores [N], maps [N, h, w], how many vectors it keeps `among`
     how many, and the seconds that its fit took."""
 
     name: str

@@ -258,7 +258,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often images were flagged: normal ones, by their groups and one by one, and anomalies."""
+    """Shares of images that were flagged: normal ones, by groups and one by one, and anomalies."""
 
     by_group: float
     by_image: float

@@ -193,7 +193,8 @@ def _images(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
 
 @dataclass(frozen=True)
 class Derived:
-    """What a record says of all its rows: it follows from them and from how they were scored."""
+    """Statements of a record on all its rows; they follow from the rows and from how they were
+    scored."""
 
     statement: str
     counts: Mapping[str, int]

@@ -41,7 +41,7 @@ COLUMNS = ("path", "split", "label", "kind", "mask", "group")
 
 @dataclass(frozen=True)
 class ReviewsExport:
-    """What was exported: cases by their label, and the regions in them. `left_out` counts by the
+    """An export of reviews: cases by their label, and the regions in them. `left_out` counts by the
     reason the cases, or masks, that are not there."""
 
     out: Path

@@ -1,4 +1,4 @@
-"""What an annotator drew on one image, outline by outline, and the pixels that it marks.
+"""Drawings of an annotator on one image, outline by outline, and the pixels that they mark.
 
 A pixel is marked if its centre lies inside: pixel (row, column) covers x from column to column + 1
 and y from row to row + 1.

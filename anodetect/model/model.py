@@ -167,8 +167,8 @@ class Model:
 
     @property
     def encode_features(self) -> Callable[[Iterable[Encoded]], Iterator[Encoded]] | None:
-        """What yields the features of scaled images [C, H, W] with foregrounds [H, W]: those of the
-        representation, or of the first member of an ensemble that has some; None for pixels."""
+        """The function from scaled images [C, H, W] with foregrounds [H, W] to features: that of
+        the representation, or of the first member of an ensemble that has some; None for pixels."""
         if self.representation.source() is not None:
             return partial(encode_each, self.representation)
         for expert in self._experts:

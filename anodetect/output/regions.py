@@ -125,7 +125,7 @@ class _Marks:
 
 @dataclass(frozen=True)
 class _Content:
-    """What is read of the file."""
+    """The part of the file that is read."""
 
     images: tuple[_Image, ...]
     annotations: tuple[_Marks, ...]

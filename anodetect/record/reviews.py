@@ -148,7 +148,7 @@ def first_blind(reviews: Iterable[Review]) -> dict[str, dict[str, Review]]:
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What is known of the reviews of a score directory: the part, how many there are, the hash
+    """A look at the reviews of a score directory: the part, how many there are, the hash
     that their chain `end`s with, and how many of the first ones a kept end or a trusted signature
     stands for."""
 

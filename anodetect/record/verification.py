@@ -80,7 +80,7 @@ class Verdict:
 
     @property
     def authenticated(self) -> bool:
-        """Whether the record is authenticated, and nothing beside it is broken."""
+        """True where the record is authenticated, and nothing beside it is broken."""
         return self.intact and self.record.state == "authenticated"
 
     def as_json(self) -> dict[str, Any]:

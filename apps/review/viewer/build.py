@@ -29,7 +29,7 @@ class BuildError(Exception):
 
 
 class FetchError(BuildError):
-    """What the viewer is built from cannot be fetched here."""
+    """A package that the viewer is built from cannot be fetched here."""
 
 
 def main(arguments: list[str]) -> int:
