@@ -352,7 +352,7 @@ def verify(
     reviews: options.KeptReviews = None,
     rescore: options.Rescore = 0,
     run: options.MovedRun = None,
-    data: options.MovedData = None,
+    data: options.ImagesAndMasks = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:

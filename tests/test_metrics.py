@@ -202,6 +202,18 @@ def test_bootstrap_is_refused_below_ten_groups():
     assert "9 groups" in interval.note
 
 
+def test_pixels_are_resampled_the_same_in_whichever_order_they_were_added():
+    rng = np.random.default_rng(1)
+    images = [(rng.normal(size=(8, 8)), rng.random((8, 8)) > 0.9, f"g{n:02d}") for n in range(12)]
+    draws = []
+    for order in (images, images[::-1]):
+        counts = metrics.PixelCounts()
+        for heatmap, mask, group in order:
+            counts.add(heatmap, mask, group)
+        draws.append(counts.curves().intervals(resamples=20)["ap"].draws)
+    assert np.allclose(*draws, rtol=1e-9)
+
+
 def test_resamples_with_one_class_are_left_out_and_counted():
     labels = np.array([1] * 3 + [0] * 9)
     interval = auroc_interval(labels, np.arange(12.0)[::-1], range(12))

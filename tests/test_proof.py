@@ -550,6 +550,21 @@ def test_all_that_is_recomputed_and_does_not_follow_is_named(complete, tmp_path,
     assert problem in verdict.problems[0]
 
 
+def test_masks_that_were_resampled_are_named_as_not_covered(complete, tmp_path):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    tables, name = directories.read_tables(copy), "heatmaps/head_mask.nii"
+    volume = next(row for row in directories.read(copy).rows if row.is_volume)
+    shutil.copy(copy / volume.heatmap, copy / name)
+    mask = OutputRow(name=name, path=volume.path, kind="mask", sha256=sha256_of(copy / name))
+    known = list(rows_of(tables.outputs, OutputRow))
+    for note in ("resampled to even slices 2 mm apart", ""):
+        outputs = to_table([*known, replace(mask, note=note)], OutputRow)
+        directories.write(copy, directories.read(copy).audit, replace(tables, outputs=outputs))
+        verdict = verify(copy)
+        named = f"masks that were resampled: {name}" in verdict.not_looked_at
+        assert (named, verdict.intact) == (bool(note), bool(note)), verdict.problems
+
+
 def test_metrics_that_the_rows_do_not_give_are_named(complete, tmp_path):
     copy = shutil.copytree(complete, tmp_path / "copy")
     evaluation = directories.read(copy).audit.evaluation

@@ -283,6 +283,13 @@ MovedRun = Annotated[Path | None, typer.Option(help="Where the run is now, if it
 MovedData = Annotated[
     Path | None, typer.Option(help="Where the images are now, if they were moved.")
 ]
+ImagesAndMasks = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the images are now, if they were moved, and the true masks, by which metrics "
+        "of pixels are measured again."
+    ),
+]
 MapPaths = Annotated[
     list[str],
     typer.Argument(help="Files whose maps to make: paths of rows, or where the files lie."),

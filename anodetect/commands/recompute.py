@@ -4,6 +4,7 @@ follow. No torch."""
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyarrow import compute as pc
 
 from anodetect.commands.conclude import copies_of, derived, written_in
 from anodetect.commands.labelled import measure_of
+from anodetect.commands.remeasure import measure_pixels
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
 from anodetect.files import printable, sha256_of
@@ -25,7 +27,7 @@ from anodetect.record.directories import ScoreDirectory
 from anodetect.record.keeping import Keep, keep_of
 from anodetect.record.rows import OutputRow, Region, ScoreRow, rows_of
 from anodetect.record.tables import csv_difference
-from anodetect.record.verification import UNCHECKABLE
+from anodetect.record.verification import NAMED, UNCHECKABLE
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.mask_rule import MaskRule
@@ -36,6 +38,7 @@ OF_RUN = ("detector", "data", "calibration", "scale")
 WORDED = ("facts", "config", "backbones")
 DERIVED = ("statement", "reasons", "drift", "caveats")
 MEASURED = ("image", "n_normal", "n_anomalous", "n_groups", "operating_point")
+OF_PIXELS = ("pixel", "pixel_intervals", "masks", "lesions", "mask_statement")
 
 
 @dataclass
@@ -46,17 +49,20 @@ class Findings:
     not_looked_at: list[str] = field(default_factory=list)
 
 
-def recompute(scored: ScoreDirectory, run: Path | None = None) -> Findings:
-    """Compare a record, whose hashes hold, with its run, and with what its rows and maps give."""
+def recompute(
+    scored: ScoreDirectory, run: Path | None = None, data: Path | None = None
+) -> Findings:
+    """Compare a record, whose hashes hold, with its run, and with what its rows and maps give, and
+    metrics of pixels with what the true masks in the folder `data` give."""
     found = Findings()
-    checks = [_compare_tables, _compare_copies, _compare_maps]
+    checks = [_compare_tables, _compare_copies, _compare_maps, _name_resampled]
     if scored.audit.erased:
         found.not_looked_at.append(
             "statement, reasons, drift, caveats, metrics and q-values: they are of all rows, of "
             "which some were erased"
         )
     else:
-        checks += [_compare_texts, _compare_evaluation]
+        checks += [_compare_texts, partial(_compare_evaluation, data=data)]
 
     for check in checks:
         try:
@@ -158,29 +164,43 @@ def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
             found.problems.append(f"the {name} in audit.json does not follow from the rows")
 
 
-def _compare_evaluation(scored: ScoreDirectory, found: Findings) -> None:
-    """Compare the metrics of images with those of the labelled rows."""
+def _compare_evaluation(scored: ScoreDirectory, found: Findings, *, data: Path | None) -> None:
+    """Compare the metrics of images with those of the labelled rows, and those of pixels with those
+    of their maps and the masks in `data`."""
     audit = scored.audit
     measure = measure_of(scored.each(), audit)
     if audit.evaluation is None or not measure.labelled():
         if measure.labelled() != (audit.evaluation is not None):
             found.problems.append("the evaluation in audit.json does not follow from the rows")
         return
+    follow = dict.fromkeys(MEASURED, "the rows")
     if audit.evaluation.pixel is not None:
-        found.not_looked_at.append("pixel metrics: the masks they were compared with are no part")
+        measured, why = _pixels_again(scored, data)
+        if measured is None:
+            found.not_looked_at.append(f"pixel metrics and their resamples: {why}")
+        else:
+            measure = measured
+            follow |= dict.fromkeys(OF_PIXELS, f"the maps and the masks in {data}")
 
     threshold = None
     if audit.rule.by_fdr:
         threshold = next(iter(scored.table["threshold"].drop_null().to_pylist()), None)
     recorded = audit.evaluation.as_json()
     expected = measure.result(threshold).as_json()
-    for name in MEASURED:
-        known, again = without_nan(recorded[name]), without_nan(expected[name])
+    for name, source in follow.items():
+        known, again = without_nan(recorded.get(name)), without_nan(expected.get(name))
         if not _of_this_release(scored):
             known, again = _values_only(known, again)
         if not _alike(known, again):
-            found.problems.append(f"the evaluation's {name} does not follow from the rows")
+            found.problems.append(f"the evaluation's {name} does not follow from {source}")
     _compare_draws(scored, measure, found)
+
+
+def _pixels_again(scored: ScoreDirectory, data: Path | None) -> tuple[Measure | None, str]:
+    """Return what `measure_pixels` does, nothing where another release has measured."""
+    if not _of_this_release(scored):
+        return None, "another release has measured them"
+    return measure_pixels(scored, data)
 
 
 def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) -> None:
@@ -192,13 +212,10 @@ def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) ->
         return
 
     recorded, expected = directories.read_draws(scored.path), measure.draws()
-    of_pixels = [name for name in recorded if name.startswith("pixel_")]
-    if of_pixels:
-        found.not_looked_at.append(
-            f"{directories.BOOTSTRAP}: resampled pixel metrics, as the masks are no part"
-        )
-    of_images, nothing = recorded.keys() - set(of_pixels), np.zeros(0)
-    for name in sorted(of_images | expected.keys()):
+    if not measure.has_masks:  # which is said of all metrics of pixels
+        recorded = {name: each for name, each in recorded.items() if not name.startswith("pixel_")}
+    nothing = np.zeros(0)
+    for name in sorted(recorded.keys() | expected.keys()):
         known, again = recorded.get(name, nothing), expected.get(name, nothing)
         alike = len(known) == len(again) and np.allclose(
             known, again, rtol=1e-9, atol=1e-12, equal_nan=True
@@ -274,6 +291,7 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
         if rule is not None and not _is_kept(rule, row):
             continue
         masks = [each for each in outputs.get(row.path, ()) if each.kind == "mask"]
+        masks = [each for each in masks if not _is_resampled(each, row)]
         wants = outlined and not row.is_volume
         if not masks and not wants:
             continue
@@ -293,6 +311,26 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
         found.not_looked_at.append(f"masks and outlines of {missing} files without a float map")
 
 
+def _name_resampled(scored: ScoreDirectory, found: Findings) -> None:
+    """Say which masks are not compared, as they were resampled."""
+    rows = {row.path: row for row in scored.scored()}
+    names = []
+    for output in rows_of(scored.outputs, OutputRow):
+        row = rows.get(output.path)
+        if row is not None and output.kind == "mask" and _is_resampled(output, row):
+            names.append(output.name)
+
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    if names:
+        named = ", ".join(map(printable, names[:NAMED]))
+        found.not_looked_at.append(f"masks that were resampled: {named}{more}")
+
+
+def _is_resampled(output: OutputRow, row: ScoreRow) -> bool:
+    """Return whether a mask has another grid than its row's map: it is of a volume, with a note."""
+    return row.is_volume and bool(output.note)
+
+
 def _is_kept(rule: Keep, row: ScoreRow) -> bool:
     """Return whether the files of a scored row are kept."""
     score = float("nan") if row.score is None else row.score
@@ -302,10 +340,7 @@ def _is_kept(rule: Keep, row: ScoreRow) -> bool:
 def _mask_problems(
     scored: ScoreDirectory, row: ScoreRow, output: OutputRow, heatmap: Floats
 ) -> Iterator[str]:
-    """Yield that a mask is not where its map has regions that count. One of a volume that was
-    resampled has another grid and is passed over."""
-    if output.note and row.is_volume:
-        return
+    """Yield that a mask is not where its map has regions that count."""
     mask = recorded.read_mask(scored.path, output.name, recorded.source_of(row))
     if not _is_mask(mask, heatmap, scored.audit.mask_rule):
         yield f"{output.name} is not where the map has regions that count"

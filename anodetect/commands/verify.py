@@ -27,14 +27,15 @@ def verify(
 
     `head` is the head as it was kept elsewhere, `key` the public key (PEM) that must have signed
     it, `reviews` the end of the chain of verdicts as it was kept elsewhere. `run` and `data` say
-    where the run and the images are, if they were moved. RunError if it is no finished score
+    where the run and the images are, if they were moved; only in `data` masks are read, and
+    metrics of pixels measured again. RunError if it is no finished score
     directory, ConfigError for an unknown device.
     """
     path, key, run, data = Path(path), path_or_none(key), path_or_none(run), path_or_none(data)
     check_device(device)
     verdict = verification.verify(path, head=head, key=key, run=run, kept_reviews=reviews)
     if verdict.record.state != "broken":
-        verdict = _with_all_recomputed(verdict, path, run)
+        verdict = _with_all_recomputed(verdict, path, run, data)
     if not rescore or not verdict.rows:
         return verdict
 
@@ -53,11 +54,14 @@ def verify(
     return replace(verdict, not_looked_at=tuple(rest))
 
 
-def _with_all_recomputed(verdict: Verdict, path: Path, run: Path | None) -> Verdict:
-    """Return the verdict on a record whose hashes hold, with what its rows, maps and run give."""
+def _with_all_recomputed(
+    verdict: Verdict, path: Path, run: Path | None, data: Path | None
+) -> Verdict:
+    """Return the verdict on a record whose hashes hold, with what its rows, maps and run give, and
+    the masks in `data`."""
     from anodetect.commands.recompute import recompute  # with all that `score` concludes with
 
-    found = recompute(directories.read(path), run)
+    found = recompute(directories.read(path), run, data)
     not_looked_at = (*verdict.not_looked_at, *found.not_looked_at)
     verdict = replace(verdict, not_looked_at=not_looked_at)
     return _broken(verdict, found.problems) if found.problems else verdict

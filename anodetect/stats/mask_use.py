@@ -101,17 +101,17 @@ class SeenMask:
 
 
 def use_of(seen: Sequence[SeenMask]) -> MaskUse:
-    """Return the masks of all images together."""
+    """Return the masks of all images together, their names in order."""
 
     def names(state: MaskState) -> tuple[str, ...]:
-        return tuple(mask.name for mask in seen if mask.state == state)
+        return tuple(sorted(mask.name for mask in seen if mask.state == state))
 
     return MaskUse(
         used=len(names("used")),
         missing=names("missing"),
         empty=names("empty"),
         wrong=names("wrong"),
-        large=tuple(mask.name for mask in seen if mask.large),
+        large=tuple(sorted(mask.name for mask in seen if mask.large)),
         lossy=sum(mask.lossy for mask in seen),
     )
 

@@ -323,8 +323,10 @@ class PixelCounts:
 
         merged = self._merged()
         used, column = np.unique(merged.bins, return_inverse=True)
-        number: dict[str, int] = {}
-        joined = [number.setdefault(name_of(group), len(number)) for group in self.groups]
+        # By name, so that resamples are the same in whichever order images were added
+        names = [name_of(group) for group in self.groups]
+        number = {name: place for place, name in enumerate(sorted(set(names)))}
+        joined = [number[name] for name in names]
         group, kind = np.divmod(merged.rows, 3)
         rows, shape = 3 * np.array(joined)[group] + kind, (3 * len(number), len(used))
         table = csr_array((merged.totals, (rows, column)), shape=shape)
