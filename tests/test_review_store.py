@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the extra `app` is not installed")
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import anodetect
 from anodetect.errors import ConfigError, RunError
@@ -492,9 +492,35 @@ def test_a_folder_that_is_not_there_and_an_url_that_is_none(tmp_path):
     with pytest.raises(RunError, match="writable"):
         Store(tmp_path / "nowhere", HEAD)
     for url in ("secret-password", "nosuch://x:secret-password@host/y"):
-        with pytest.raises(ConfigError) as failure:
+        with pytest.raises(ConfigError, match="no SQLAlchemy URL of a known kind") as failure:
             Store(tmp_path, HEAD, url)
         assert "secret-password" not in str(failure.value)
+    with pytest.raises(ConfigError, match="used: oracledb is not installed"):
+        Store(tmp_path, HEAD, "oracle+oracledb://x@host/y")
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("database is locked", "another program holds the reviews"),
+        ("database or disk is full", "there is no room for the reviews; make room"),
+        ("attempt to write a readonly database", "make the directory writable"),
+        ("unable to open database file", "make the directory writable"),
+        ("database disk image is malformed", "put back a copy from a backup"),
+        ("permission denied for table reviews", "have its owner grant it to you"),
+        (
+            "host 10.0.0.7 said SELECT secret",
+            r"cannot be kept \(OperationalError\); is the database",
+        ),
+    ],
+)
+def test_errors_of_a_database_are_told_in_our_own_words(tmp_path, said, advice):
+    store = Store(tmp_path, HEAD)
+    error = OperationalError("SELECT secret", {}, sqlite3.OperationalError(said))
+    with pytest.raises(RunError, match=advice) as told, store._clear_errors():
+        raise error
+    assert str(told.value).startswith(f"{tmp_path / reviews.FILE}: ")
+    assert said not in str(told.value) and "SELECT" not in str(told.value)
 
 
 def test_network_drives_are_told_apart():

@@ -151,9 +151,14 @@ class Store:
 
         try:
             self.engine = _make_engine(url or _url_of(folder))
-        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+        except ImportError as error:
             raise ConfigError(
-                f"the database cannot be used ({error}); a SQLAlchemy URL is expected"
+                f"the database cannot be used: {error.name} is not installed, which its URL names"
+            ) from None
+        except (ArgumentError, NoSuchModuleError):
+            raise ConfigError(
+                "the database cannot be used: what names it is no SQLAlchemy URL of a known kind, "
+                "such as postgresql+psycopg://…"
             ) from None
 
         try:
@@ -503,21 +508,39 @@ def _finite(value: float | None) -> float | None:
 
 
 def _advice(error: Exception) -> str:
-    """Return what a user can do about an error of the database."""
-    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-
-    def mentions(*words: str) -> bool:
-        return any(word in reason for word in words)
-
-    if mentions("locked", "busy"):
-        return "another program holds the reviews; close it and judge again (nothing was recorded)"
-    if mentions("readonly", "read-only", "unable to open"):
-        return f"the reviews cannot be written ({reason}); make the directory writable for you"
-    if mentions("malformed", "not a database", "no such column", "no column"):
-        return (
-            f"the reviews are damaged or of another program ({reason}); "
-            "put back a copy from a backup"
-        )
+    """Return what a user can do about an error of the database, without the library's words, which
+    may quote statements, names and addresses."""
+    cause = getattr(error, "orig", None) or error
+    reason = str(cause).lower()
+    for words, advice in _ADVICE:
+        if any(word in reason for word in words):
+            return advice
     return (
-        f"the reviews cannot be kept ({reason}); is the database running, and may you write to it?"
+        f"the reviews cannot be kept ({type(cause).__name__}); is the database running, and may "
+        "you write to it?"
     )
+
+
+# What libraries say, in small letters, and what is to be done; the first that fits counts.
+_ADVICE = (
+    (
+        ("locked", "busy"),
+        "another program holds the reviews; close it and judge again (nothing was recorded)",
+    ),
+    (
+        ("is full", "no space"),
+        "there is no room for the reviews; make room and judge again (nothing was recorded)",
+    ),
+    (
+        ("readonly", "read-only", "unable to open"),
+        "the reviews cannot be written; make the directory writable for you",
+    ),
+    (
+        ("permission denied", "authentication", "must be owner"),
+        "the database does not let you write the reviews; have its owner grant it to you",
+    ),
+    (
+        ("malformed", "not a database", "no such column", "no column"),
+        "the reviews are damaged or of another program; put back a copy from a backup",
+    ),
+)
