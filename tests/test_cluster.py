@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from threading import Thread
 
 import numpy as np
@@ -18,7 +19,8 @@ from PIL import Image
 import anodetect
 from anodetect.commands.recorded_maps import CLOSE
 from anodetect.data import synthetic
-from anodetect.engines import cluster
+from anodetect.detectors import DETECTORS
+from anodetect.engines import cluster, registered
 from anodetect.errors import ConfigError
 from anodetect.record import directories, verification
 
@@ -199,3 +201,14 @@ def test_workers_share_out_the_cpus_of_the_smallest_node():
 def test_no_workers_are_refused():
     with pytest.raises(ConfigError, match="at least one"):
         cluster.engine(0)
+
+
+def test_a_detector_that_a_script_defines_is_refused(run, folder, tmp_path, monkeypatch):
+    """Before the cluster is started."""
+    pytest.importorskip("ray")
+    entry = replace(DETECTORS["anoddpm"], target="__main__:AnoDDPM")
+    monkeypatch.setitem(DETECTORS, "anoddpm", entry)
+    monkeypatch.setattr(registered, "main_is_script", lambda: True)
+    monkeypatch.setattr(cluster, "_start", lambda: pytest.fail("the cluster was started"))
+    with pytest.raises(ConfigError, match="put it into a module"):
+        anodetect.score(run, [str(folder)], tmp_path / "s", engine="ray")

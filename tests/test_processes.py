@@ -302,3 +302,51 @@ print(result.scored, flush=True)
     command = [sys.executable, script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["begins", "149"], done.stderr
+
+
+MINE = """
+from anodetect.detectors import DETECTORS
+from anodetect.detectors.pca import PCA
+
+
+class Mine(PCA):
+    pass
+
+
+DETECTORS["mine"] = replace(DETECTORS["pca"], target=__name__ + ":Mine")
+"""
+
+
+@pytest.mark.parametrize("place", ["script", "module", "run by name"])
+def test_a_detector_of_the_callers_own_scores_many_files(
+    place, synthetic_folder, folder, here, tmp_path
+):
+    """The processes that are started have it too, unless the script itself defines it."""
+    mine = f"from dataclasses import replace\n{MINE}"
+    (tmp_path / "module.py").write_text(mine)
+    (tmp_path / "script.py").write_text(f"""
+import anodetect
+from anodetect.types import Silent
+{"import module" if place == "module" else mine}
+
+class Shown(Silent):
+    def say(self, text):
+        print(text, flush=True)
+
+if __name__ == "__main__":
+    anodetect.train({str(synthetic_folder)!r}, "mine", "run")
+    result = anodetect.score(
+        "run", [{str(folder)!r}], "scores", far={FAR}, workers=2, heatmaps=(), reporter=Shown()
+    )
+""")
+    start = ["-m", "script"] if place == "run by name" else ["script.py"]
+    command = [sys.executable, *start]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("one process: the detector is defined in the script" in done.stdout) == (
+        place == "script"
+    )
+    record = directories.read(tmp_path / "scores")
+    assert [(row.path, row.status) for row in record.rows] == [
+        (row.path, row.status) for row in here.rows
+    ]

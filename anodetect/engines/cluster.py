@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from anodetect.data.records import Record
+from anodetect.engines.registered import Registered, is_of_script
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import ConfigError, RunError, one_line
 from anodetect.files import write_atomic
@@ -28,6 +29,10 @@ from anodetect.types import Reporter, Silent
 
 BLOCK = 4 * BATCH  # files handed out at a time
 SCHEMA = pa.schema([("entry", pa.binary()), ("picture", pa.binary())])
+OF_SCRIPT = (
+    "the detector is defined in the script that was started, which workers do not have; "
+    "put it into a module that all machines can import, and import that in the script"
+)
 RESERVED = 0.5  # of a CPU on each node, for Ray's own work
 
 
@@ -49,6 +54,8 @@ def engine(workers: int | None) -> Engine:
     def entries(
         run: Run, task: Task, items: Sequence[Record], reporter: Reporter, note: Callable[[], str]
     ) -> ScoredEntries:
+        if is_of_script(run.header):
+            raise ConfigError(OF_SCRIPT)
         _start()
         return _entries(task, items, reporter, note, workers)
 
@@ -123,7 +130,11 @@ def _results(task: Task, items: Sequence[Record], share: dict[str, Any]) -> Iter
         [{"record": _absolute(record)} for record in items], override_num_blocks=blocks
     )
     worked = table.map_batches(
-        RemoteWorker, fn_constructor_args=(task,), batch_size=BATCH, batch_format="numpy", **share
+        RemoteWorker,
+        fn_constructor_args=(task, Registered()),
+        batch_size=BATCH,
+        batch_format="numpy",
+        **share,
     )
     for group in worked.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from _taken(group, task)
@@ -161,7 +172,8 @@ class RemoteWorker:
     """A `Worker` in a process of its own. Where files go to a bucket it works in a folder of its
     own, and pictures of cases go to the calling machine."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, registered: Registered) -> None:
+        registered.register()
         if task.upload:
             self._own = tempfile.TemporaryDirectory(prefix="anodetect-")
             task = replace(task, out=Path(self._own.name))

@@ -28,6 +28,7 @@ from joblib import cpu_count
 
 from anodetect.data.records import Record, is_volume
 from anodetect.engines.line import line_engine
+from anodetect.engines.registered import MAIN, Registered, is_of_script, main_is_script
 from anodetect.engines.worker import Engine, ScoredEntries, Task, Worker
 from anodetect.errors import AnodetectError, ConfigError, RunError
 from anodetect.model.devices import devices_of, gpu_memory
@@ -42,14 +43,18 @@ VOLUME = 16  # images that a volume counts as, at least
 MEMORY = 6e9  # bytes that a worker may take: an image of 10⁸ pixels with all outputs
 GPU_MEMORY = 2e9  # bytes of a GPU's memory that a worker takes at least: its context, and a model
 CONTAINER = Path("/sys/fs/cgroup/memory.max")
+OF_SCRIPT = (
+    "one process: the detector is defined in the script that was started; "
+    "from a module that the script imports, several processes can score with it"
+)
 
 
 def engine(workers: int | None) -> Engine:
     """Return the engine that scores in `workers` processes; None for as many as help.
 
     With one process that is the calling one. If `workers` is None, it is also alone for few files
-    and for files with masks (the calling process then has the maps at hand). ConfigError if
-    `workers` is below one.
+    and for files with masks (the calling process then has the maps at hand), and always for a model
+    whose detector the caller's script defines. ConfigError if `workers` is below one.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: at least one is needed")
@@ -61,6 +66,9 @@ def engine(workers: int | None) -> Engine:
             count, threads = _suitable_number(task, items)
         else:
             count, threads = workers, max(1, cpu_count() // workers)
+        if count > 1 and is_of_script(run.header):
+            reporter.say(OF_SCRIPT)
+            count = 1
         if count == 1:
             return line_engine(run, task, items, reporter, note)
         tasks = shared_out(task, _devices(task.device), min(count, len(items)))
@@ -197,7 +205,9 @@ def _start(tasks: Sequence[Task], threads: int) -> list[WorkerHandle]:
         with _interrupts_blocked(), _without_main():
             for task in tasks:
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, task, threads), daemon=True)
+                process = context.Process(
+                    target=_work, args=(theirs, task, threads, Registered()), daemon=True
+                )
                 process.start()
                 theirs.close()  # otherwise the end of the process would not be noticed
                 workers.append(WorkerHandle(process, ours))
@@ -233,14 +243,13 @@ def _without_main() -> Iterator[None]:
     to find what it defines. A script without `if __name__ == "__main__"` would begin to score in
     each of them. A module that was started by name, with `python -m`, is imported there: it may
     define a detector."""
-    main = sys.modules["__main__"]
-    is_script = getattr(main, "__spec__", None) is None
-    if is_script:
-        sys.modules["__main__"] = ModuleType("__main__")
+    main = sys.modules[MAIN]
+    if main_is_script():
+        sys.modules[MAIN] = ModuleType(MAIN)
     try:
         yield
     finally:
-        sys.modules["__main__"] = main
+        sys.modules[MAIN] = main
 
 
 def _stop(workers: Sequence[WorkerHandle]) -> None:
@@ -288,7 +297,8 @@ def _collect(
 # -- A worker's process ----------------------------------------------------------------------------
 
 
-def _work(connection: Connection, task: Task, threads: int) -> None:
+def _work(connection: Connection, task: Task, threads: int, registered: Registered) -> None:
+    registered.register()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the calling process ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     finished: list[JournalEntry] = []
