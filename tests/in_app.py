@@ -6,7 +6,7 @@ from secrets import token_hex
 
 import streamlit as st
 
-from apps.review import gallery, peek, receipts, routes
+from apps.review import receipts, routes
 
 DATA, FIELD = "viewer_data", "to_python"
 
@@ -17,8 +17,7 @@ def serve(monkeypatch, folder):
     bundle.mkdir(exist_ok=True)
     for name in ("viewer.js", "stamp.txt"):
         (bundle / name).write_text("1")
-    for module in (routes, gallery, peek):
-        monkeypatch.setattr(module, "BUNDLE", bundle)
+    monkeypatch.setattr(routes, "BUNDLE", bundle)
     monkeypatch.setitem(routes._state, "served", True)
     monkeypatch.setattr(receipts, "_done", {})
     monkeypatch.setattr(st.components.v2, "component", component)

@@ -12,6 +12,9 @@ pytest.importorskip("streamlit", reason="the extra `app` is not installed")
 import score_folders
 from PIL import Image
 
+import anodetect
+from anodetect.commands.inputs import collect
+from anodetect.data import cards
 from anodetect.files import sha256_of
 from anodetect.output import figures, report
 from anodetect.record import directories, reviews
@@ -55,6 +58,59 @@ def page(folder):
 
 def test_the_report_is_named_after_what_was_scored(page):
     assert re.search(r"<h1>images, scored by \w+</h1>", page)
+
+
+def heading(page):
+    return re.search(r"<h1>(.+), scored by \w+</h1>", page)[1]
+
+
+def test_the_report_of_a_data_set_has_its_name(pca_run, synthetic_folder, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "mvtec_ad").mkdir(parents=True)
+    (home / "mvtec_ad" / "tile").symlink_to(synthetic_folder, target_is_directory=True)
+    monkeypatch.setenv(cards.HOME, str(home))
+    anodetect.score(pca_run, ["mvtec_ad:tile"], tmp_path / "out", far=0.2)
+    assert heading((tmp_path / "out" / "report.html").read_text("utf-8")) == "mvtec_ad:tile"
+    assert directories.read(tmp_path / "out").audit.names == ("mvtec_ad:tile",)
+
+
+def test_the_names_of_what_is_scored(tmp_path, monkeypatch):
+    for name in ("day1/part.png", "day2/part.png", "day2/late/part.png"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(file)
+    monkeypatch.chdir(tmp_path / "day1")
+
+    def names(*paths):
+        return collect([str(tmp_path / path) for path in paths], tmp_path / "out", False).names
+
+    assert list(names("day1")) == ["day1"]
+    assert list(collect(["."], tmp_path / "out", False).names) == ["day1"]
+    assert list(collect(["../day2"], tmp_path / "out", False).names) == ["day2"]
+    assert list(names("day1/part.png")) == ["part.png"]
+    assert list(names("day1", "day2/late")) == ["day1", "day2/late"]
+    assert list(names("day2", "day2/late/part.png")) == ["day2", "late/part.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        ((), "images"),  # of an older release: the folder
+        (("elpv:mono",), "elpv:mono"),
+        (("day1", "day2"), "day1 and day2"),
+        (("day1", "day2", "day3"), "day1, day2 and day3"),
+        (("a.png", "b.png", "c.png", "d.png"), "a.png, b.png and 2 more"),
+    ],
+)
+def test_a_title_names_what_was_scored(folder, names, title):
+    read = directories.read(folder)
+    assert report._scored(replace(read.audit, names=names)) == title
+
+
+def test_a_report_says_why_there_is_no_kappa(folder):
+    written = reviews.read(folder / reviews.FILE)
+    page = report.html(folder, [written[0], written[3]])  # both normal
+    assert "they agree on 1 (κ is not defined: both always gave one and the same verdict)" in page
 
 
 def test_verdicts_that_no_longer_count_say_why(page):

@@ -35,7 +35,7 @@ from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
 from anodetect.record.marks import Shown
-from apps.review import display, facts, jobs, loading, page, routes, store
+from apps.review import display, facts, jobs, known, loading, page, routes, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
 HOSTILE = "<script>alert(1)</script> ![x](http://evil.example/x.png) **bold** :red[x] $x$"
@@ -558,6 +558,38 @@ def test_a_second_reader_gets_what_others_judged_and_sees_the_agreement(opened, 
     for verdict in ("anomalous", "normal", "normal"):
         judge(two, verdict)
     assert any("2 of 3 as Ben judged; Cohen's κ 0.4" in text for text in texts(two))
+
+
+def test_a_kappa_that_is_not_defined_is_a_dash_with_its_reason(opened, scores):
+    for reader in ("Ada", "Ben"):
+        app = opened(scores, reviewer=reader)
+        for _ in range(2):
+            judge(app, "normal")
+    app.segmented_control(key="page").set_value("Summary").run()
+    (shown,) = [each for each in app.dataframe if "Cohen's κ" in each.value]
+    assert shown.value["Cohen's κ"].isna().all() and shown.proto.placeholder == "–"
+    said = " ".join(each.value for each in app.caption)
+    assert "it is not defined: both always gave one and the same verdict" in said
+    assert "there is none on which both readers gave their first verdict blind" in said
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([0, 0, 0], "0 regions of the heatmap count"),
+        ([1, 1, 0], "1 region of the heatmap counts"),
+        ([1, 0, 1], "2 regions of the heatmap count"),
+    ],
+)
+def test_numbers_and_words_agree(found, said):
+    assert known.regions_text(np.array([found], bool), 1) == said
+
+
+def test_one_slice_and_one_file_are_no_plurals():
+    assert known.Found((), 1, (1,)).text == "0 of 1 slice flagged · slice with regions: 1"
+    assert known.Found((1, 2), 3, (1, 2)).text == (
+        "2 of 3 slices flagged: 1–2 · slices with regions: 1–2"
+    )
 
 
 def test_another_spelling_of_a_name_is_asked_about_once(opened, scores):

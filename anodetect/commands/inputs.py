@@ -12,7 +12,7 @@ from anodetect.data.records import Dataset, Problem, Record
 from anodetect.data.scan import reasons
 from anodetect.data.series import identified
 from anodetect.errors import ConfigError, DataError
-from anodetect.files import common_parent, is_below, relative_text
+from anodetect.files import common_parent, is_below, path_text, relative_text
 from anodetect.remote.paths import is_url, place
 
 TRAIN_PART = "images of the train part"
@@ -21,12 +21,14 @@ TRAIN_PART = "images of the train part"
 @dataclass(frozen=True)
 class Inputs:
     """The records to score, with ids relative to the folder `root`, the files that cannot be looked
-    at, and by the reason how many were passed over."""
+    at, by the reason how many were passed over, and the names of what is scored: data sets, or
+    folders and files by their paths below `root`, which itself goes by its own name."""
 
     root: Path
     records: Sequence[Record]
     problems: Sequence[Problem]
     passed_over: Mapping[str, int]
+    names: Sequence[str] = ()
 
 
 def collect(
@@ -59,6 +61,7 @@ def collect(
         inputs = Inputs(dataset.root, testing, dataset.problems, _passed_over(dataset, testing))
     else:
         inputs = _joined(datasets)
+    names = [name_of(*each, inputs.root) for each in zip(listed, datasets, strict=True)]
 
     records = {record.id: record for record in inputs.records}
     if is_below(out, inputs.root):  # only then can outputs be among the inputs
@@ -69,7 +72,7 @@ def collect(
         records = {name: identified(record) for name, record in records.items()}
     if not records and not inputs.problems:
         raise DataError(f"{', '.join(paths)}: nothing to score")
-    return replace(inputs, records=list(records.values()))
+    return replace(inputs, records=list(records.values()), names=names)
 
 
 def _plain(paths: Sequence[str | Path], out: Path, follow_symlinks: bool) -> Inputs | None:
@@ -82,7 +85,24 @@ def _plain(paths: Sequence[str | Path], out: Path, follow_symlinks: bool) -> Inp
     if found is None:
         return None
     listing, walked = found
-    return Inputs(root, listing, walked.problems, reasons(walked.passed_over.all()))
+    passed_over = reasons(walked.passed_over.all())
+    return Inputs(root, listing, walked.problems, passed_over, [own_name(root)])
+
+
+def name_of(data: str | Path, dataset: Dataset, root: Path) -> str:
+    """Return the name of what is scored: that of a data set, or of a folder or file its path below
+    the folder `root`."""
+    path = place(data)
+    if not path.exists():
+        return dataset.name
+    below = relative_text(path, root)
+    return own_name(path) if below == "." else below
+
+
+def own_name(folder: Path) -> str:
+    """Return the name of a folder, "" of that of a whole disk."""
+    found = common_parent([folder])
+    return path_text((found or folder).name)
 
 
 def _joined(datasets: Sequence[Dataset]) -> Inputs:

@@ -93,6 +93,7 @@ def _conclude(
     scoring = replace(
         audits[0],
         shard="1/1",
+        names=tuple(dict.fromkeys(name for audit in audits for name in audit.names)),
         merged_from=tuple(audit.head for audit in audits),
         started=min(audit.started for audit in audits),
         command=tuple(command),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from anodetect.commands.inputs import Inputs
+from anodetect.commands.inputs import Inputs, own_name
 from anodetect.commands.manifest import KnownFiles
 from anodetect.commands.results import MergeResult
 from anodetect.commands.score import Progress, finish, options_of, scoring_of
@@ -25,7 +25,8 @@ class OpenRecord:
 
     def __init__(self, run: Run, task: Task, root: Path, command: tuple[str, ...]) -> None:
         self.task, self.root = task, root
-        self.scoring: Scoring = scoring_of(run, task, Inputs(root, (), (), {}), command)
+        inputs = Inputs(root, (), (), {}, [own_name(root)])
+        self.scoring: Scoring = scoring_of(run, task, inputs, command)
         self.progress = Progress(
             run, task, KnownFiles(runs.read_manifest(run.path)), has_masks=False
         )

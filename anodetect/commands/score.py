@@ -258,6 +258,7 @@ def scoring_of(run: Run, task: Task, inputs: Inputs, command: Sequence[str]) -> 
         shard=task.shard,
         heatmaps=task.heatmaps,
         root=str(inputs.root.absolute()),
+        names=tuple(inputs.names),
         identifiers=task.keep_identifiers,
         roi=_roi(run, task),
         accept_different=task.accept_different,

@@ -27,12 +27,13 @@ from anodetect.record.directories import picture_of
 from anodetect.record.objects import content_of, parsed
 from anodetect.record.reviews import Review, first_blind, in_force
 from anodetect.record.rows import ScoreRow, SliceRow, first_problem
-from anodetect.stats.agreement import summary
+from anodetect.stats.agreement import UNDEFINED, summary
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import DetectionLimit, detection_limit, trials_of
 
 APP = "http://127.0.0.1:8501"  # where `anodetect review` serves the app by default
 FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
+NAMES = 3  # of what was scored that the title names
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def html(folder: Path, reviewed: Sequence[Review], app: str = APP) -> str:
     text: str = page.render(
         audit=main.audit,
         app=app.rstrip("/"),
-        scored=Path(main.audit.root).name or "images",
+        scored=_scored(main.audit),
         rows=results.rows,
         commands=results.commands or _commands(main),
         counts=main.audit.counts,
@@ -144,6 +145,7 @@ def html(folder: Path, reviewed: Sequence[Review], app: str = APP) -> str:
         # reviews
         review=summary(main.flags, in_force(own), first_blind(own)) if own else None,
         verdicts=_verdicts(main, own),
+        undefined=UNDEFINED,
         broken=next(reviews.broken(own, start), ""),
         chain_end=own[-1].hash if own else "",
         # the two sheets that are printed, of a score directory alone
@@ -161,6 +163,16 @@ def _overview(path: Path, audit: Audit, reviewed: Sequence[Review]) -> Overview:
     return Overview(
         path, audit, paths, flagged=FLAGGED_ROWS, volumes=PROFILES, flags=bool(reviewed)
     )
+
+
+def _scored(audit: Audit) -> str:
+    """Return what was scored as the title names it: data sets, folders and files; in records of
+    older releases the folder that all lie in."""
+    names = [name for name in audit.names if name] or [Path(audit.root).name or "images"]
+    if len(names) == 1:
+        return names[0]
+    last = names[-1] if len(names) <= NAMES else f"{len(names) - NAMES + 1} more"
+    return f"{', '.join(names[: min(len(names), NAMES) - 1])} and {last}"
 
 
 def _cautions(main: Overview) -> list[str]:

@@ -175,7 +175,8 @@ class Scoring:
     facts of the networks whose features it models; `baseline` says that its detector is one that
     others are compared with. `far` is None where images are flagged by a false-discovery rate,
     `fdr` where by a false-alarm rate. `mask_rule` says which regions of maps count; in records of
-    older releases these are all above a threshold of pixels. `listed` counts the files that were
+    older releases these are all above a threshold of pixels. `names` are those of the data sets,
+    folders and files that were scored. `listed` counts the files that were
     found, of all shards, and `passed_over` by the reason those that have no row. `host` and
     `threads` say where it was scored, "" and () if on machines that are not alike. `copies` counts
     files with the pixels of another one, `repeated` names them; `resumed` counts those that a
@@ -202,6 +203,7 @@ class Scoring:
     shard: str = "1/1"
     heatmaps: tuple[str, ...] = ()
     root: str = ""
+    names: tuple[str, ...] = ()
     identifiers: bool = False
     roi: Annotated[Mapping[str, Any], AfterValidator(_roi)] = field(default_factory=dict)
     accept_different: bool = False

@@ -28,6 +28,7 @@ class Judgement(Protocol):
 
 
 Judgements = Mapping[str, Mapping[str, Judgement]]
+UNDEFINED = "not defined: both always gave one and the same verdict"  # why there is no κ
 LABELS = {"normal": 0, "anomalous": 1}  # the label a verdict gives; other verdicts give none
 
 

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from anodetect.stats.agreement import LABELS, cohens_kappa
+from anodetect.stats.agreement import LABELS, UNDEFINED, cohens_kappa
 from anodetect.stats.calibration import clopper_pearson
 from anodetect.stats.metrics import MIN_GROUPS, Interval
 
@@ -154,7 +154,7 @@ def kappa_interval(
     groups."""
     value = cohens_kappa(pairs)
     if np.isnan(value):
-        return Interval(value, note="not defined: both always gave one and the same verdict")
+        return Interval(value, note=UNDEFINED)
     if why := _few(groups):
         return Interval(value, note=why)
 

@@ -8,6 +8,7 @@ import streamlit as st
 from anodetect.data import formats
 
 from . import folders
+from .words import amount
 
 COUNTED = 10_000  # files of a folder that are looked at
 
@@ -42,7 +43,7 @@ def _contents(folder: Path) -> str:
     looked_at = sorted(names)[:COUNTED]
     count = sum(formats.format_of(folder / name) is not None for name in looked_at)
     more = "more than " if len(names) > COUNTED else ""
-    return f"{more}{count} images in it, not counting folders"
+    return f"{more}{amount(count, 'image')} in it, not counting folders"
 
 
 def _above(here: Path, roots: Sequence[Path]) -> Path:

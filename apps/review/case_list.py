@@ -11,13 +11,14 @@ import streamlit as st
 from anodetect.files import shortened
 from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
-from anodetect.stats.agreement import Agreement, agreements
+from anodetect.stats.agreement import UNDEFINED, Agreement, agreements
 
 from . import chips, likeness, peek, worklist
 from .large import paths_of
 from .scores import NOTHING_NEW, Scores
 from .session import ReviewSession, thumbnails_of
-from .widgets import short_cells
+from .widgets import MISSING, short_cells
+from .words import amount
 from .worklist import Filter, Group, Order
 
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}
@@ -143,7 +144,7 @@ def draw_progress(session: ReviewSession) -> None:
 
 
 def _kappa(pair: Agreement) -> str:
-    return "–" if isnan(pair.kappa) else f"{pair.kappa:.2f}"
+    return f"– ({UNDEFINED})" if isnan(pair.kappa) else f"{pair.kappa:.2f}"
 
 
 # -- Tables ----------------------------------------------------------------------------------------
@@ -165,7 +166,9 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
         shown["p"] = [group.p_value for group in part]
         shown["flag"] = [_flag(group.flagged) for group in part]
 
-    st.caption(f"{len(groups)} patients or lots listed")
+    st.caption(
+        f"{amount(len(groups), 'patient')} or {'lot' if len(groups) == 1 else 'lots'} listed"
+    )
     paths = [group.rows[0].path for group in part]
     _draw_table(shown, paths, key="groups", alt="Patients or lots", row_height=GROUP_HEIGHT)
 
@@ -204,7 +207,7 @@ def draw_images(
     if len(studies) > 1:
         shown["study"] = [studies.index(row.study) + 1 for row in part]
 
-    st.caption(f"{len(rows)} {'image' if len(rows) == 1 else 'images'} listed")
+    st.caption(f"{amount(len(rows), 'image')} listed")
     shown_paths = paths[start : start + 2 * AROUND]
     _draw_table(shown, shown_paths, key="list", alt="Images", row_height=ROW_HEIGHT)
     peek.draw(session, part, blind, "list-", ROW_HEIGHT)
@@ -266,6 +269,7 @@ def _draw_table(
         key=key,
         on_select=open_chosen,
         selection_mode="single-cell",
+        placeholder=MISSING,
         column_config=columns,
         alt=alt,
     )

@@ -21,6 +21,7 @@ from . import (
 from .case_list import go_to
 from .large import paths_of
 from .session import ReviewSession
+from .words import amount
 
 CASE, GALLERY = "Case", "Gallery"  # the views
 
@@ -115,7 +116,7 @@ def _draw_known(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     while the case is hidden."""
     notes = [note for note in session.scores.notes if not (hidden and note.of_scores)]
     serious = sum(note.serious for note in notes)
-    title = f"To know: {serious} warning{'' if serious == 1 else 's'}"
+    title = f"To know: {amount(serious, 'warning')}"
 
     icon = ":material/warning:" if serious else ":material/info:"
     with st.expander(title, icon=icon, key="known"):

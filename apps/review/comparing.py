@@ -17,6 +17,7 @@ from .facts import facts_of
 from .figures import Appearance
 from .session import ReviewSession, highest_slice, open_session, view_of, volume_of
 from .widgets import Table, draw_table
+from .words import amount
 
 HEIGHT = 440  # pixels of a picture
 PANEL = "heatmap over the image"
@@ -79,7 +80,8 @@ def _choose(kept: Sequence[Pair]) -> int:
     }
     number = st.column_config.NumberColumn(format="%.4f")
     columns = {"p of the first": number, "p of the second": number}
-    st.caption(f"{len(kept)} images, those farthest apart first; choose one")
+    more = ", those farthest apart first; choose one" if len(kept) > 1 else ""
+    st.caption(f"{amount(len(kept), 'image')}{more}")
     table = draw_table(
         shown,
         height=min(220, 36 * (len(part) + 1) + 3),

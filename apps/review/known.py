@@ -12,6 +12,8 @@ from anodetect.record.audit import Audit
 from anodetect.record.failures import Failure
 from anodetect.types import Bools
 
+from .words import amount
+
 FEW = 50  # images from which a model has learned little
 BUDGET = "budget"  # the end of a training that had no more time
 
@@ -38,9 +40,10 @@ class Found:
     @property
     def text(self) -> str:
         flagged = f": {ranges(self.flagged_slices)}" if self.flagged_slices else ""
-        parts = [f"{len(self.flagged_slices)} of {self.slices} slices flagged{flagged}"]
+        parts = [f"{len(self.flagged_slices)} of {amount(self.slices, 'slice')} flagged{flagged}"]
         if self.slices_with_regions:
-            parts.append(f"slices with regions: {ranges(self.slices_with_regions)}")
+            what = "slice" if len(self.slices_with_regions) == 1 else "slices"
+            parts.append(f"{what} with regions: {ranges(self.slices_with_regions)}")
         return " · ".join(parts)
 
 
@@ -58,7 +61,8 @@ def of_batch(audit: Audit, unlike: Sequence[Failure], files: int) -> tuple[Note,
     if unlike:
         count = sum(each.count for each in unlike)
         text = (
-            f"{count} of {files} files differ from what the model has seen; "
+            f"{count} of {amount(files, 'file')} {'differs' if count == 1 else 'differ'} from what "
+            "the model has seen; "
             f"most often: {unlike[0].reason}"
         )
         notes.append(Note(text, serious=True))
@@ -71,7 +75,7 @@ def _of_training(facts: Mapping[str, object]) -> list[Note]:
     images = facts.get("fit_images")
     if isinstance(images, int):
         few = images < FEW
-        text = f"The model has learned from {images} normal images"
+        text = f"The model has learned from {amount(images, 'normal image')}"
         notes.append(Note(text + (", which is little." if few else "."), serious=few))
     if dropped := facts.get("dropped"):
         notes.append(Note(f"Too few images for every part of the data: {dropped}", serious=True))
@@ -88,8 +92,7 @@ def regions_text(found: Bools, block: int) -> str:
     `block` × `block` of the image, between which regions that lie so close cannot be told apart."""
     count = int(ndimage.label(found)[1])
     about = "about " if block > 1 and count else ""
-    plural = "" if count == 1 else "s"
-    return f"{about}{count} region{plural} of the heatmap count"
+    return f"{about}{amount(count, 'region')} of the heatmap count{'s' if count == 1 else ''}"
 
 
 def ranges(numbers: Sequence[int]) -> str:

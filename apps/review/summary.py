@@ -1,15 +1,16 @@
 """The page that shows how far the review is, and exports its record."""
 
 from collections.abc import Sequence
-from math import nan
+from math import isnan, nan
 
 import streamlit as st
 
-from anodetect.stats.agreement import Agreement
+from anodetect.stats.agreement import UNDEFINED, Agreement
 
 from . import export, studies
 from .session import ReviewSession
-from .widgets import Table, draw_table, show_problem, show_rate
+from .widgets import MISSING, Table, draw_table, show_problem, show_rate
+from .words import amount
 
 
 def draw(session: ReviewSession) -> None:
@@ -63,6 +64,22 @@ def _agreements(pairs: Sequence[Agreement]) -> None:
         "First, blind verdicts count as they were given, even if they were changed later: the last "
         "ones were given by readers who had seen the scores and each other's verdicts."
     )
+    for reason in _reasons(pairs):
+        st.caption(reason)
+
+
+def _reasons(pairs: Sequence[Agreement]) -> list[str]:
+    """Return why some pairs of readers have no κ, a sentence each."""
+    both = [each for pair in pairs for each in (pair, pair.first) if each is not None]
+    reasons = []
+    if any(isnan(each.kappa) for each in both):
+        reasons.append(f"{MISSING} in a column of κ: it is {UNDEFINED}.")
+    if any(pair.first is None for pair in pairs):
+        reasons.append(
+            f"{MISSING} beside 0 first, blind images: there is none on which both readers gave "
+            "their first verdict blind."
+        )
+    return reasons
 
 
 def _disagreements(session: ReviewSession, paths: Sequence[str]) -> None:
@@ -87,7 +104,7 @@ def _record(session: ReviewSession) -> None:
         show_problem(problems[0])
     end = session.reviews[-1].hash if session.reviews else session.store.head
     state = "broken" if problems else "unbroken"
-    st.text(f"{len(session.reviews)} records, {state}; their chain ends with {end}")
+    st.text(f"{amount(len(session.reviews), 'record')}, {state}; the chain ends with {end}")
     st.text(f"Keep it elsewhere, after each export too: anodetect verify DIR --reviews {end}")
 
     def html_file() -> str:

@@ -14,6 +14,7 @@ from . import figures, outcome, rates
 from .outcome import Outcome, Truth
 from .session import ReviewSession
 from .widgets import number_text, show_rate
+from .words import amount
 
 SAMPLE = 50  # cases of either kind in the audit sample
 
@@ -101,7 +102,7 @@ def _audit_sample(session: ReviewSession, rows: Sequence[ScoreRow], far: float) 
         st.warning(
             "What was judged was not chosen at random, so the verdicts cannot tell how much of the "
             "batch is found: judge the random audit sample "
-            f"({judged} of its {len(chosen)} cases are judged)."
+            f"({judged} of its {amount(len(chosen), 'case')} judged)."
         )
     else:
         st.caption("Verdicts are weighted by what they stand for; rates are those of this batch.")

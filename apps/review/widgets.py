@@ -11,14 +11,15 @@ from anodetect.errors import AnodetectError
 from anodetect.files import shortened
 from anodetect.stats.agreement import Rate
 
+MISSING = "–"  # in a cell of a table without a value
 Table = Mapping[str, Sequence[Any]]  # the columns of a table by their titles
 
 
 def draw_table(columns: Table, **options: Any) -> Any:
-    """Draw a table by its columns, with long names and texts shortened; `options` and the result
-    are those of `st.dataframe`."""
+    """Draw a table by its columns, with long names and texts shortened, and MISSING where there is
+    no value; `options` and the result are those of `st.dataframe`."""
     shown = {shortened(name): short_cells(values) for name, values in columns.items()}
-    return st.dataframe(shown, hide_index=True, **options)
+    return st.dataframe(shown, hide_index=True, placeholder=MISSING, **options)
 
 
 def short_cells(values: Sequence[Any]) -> list[Any]:
