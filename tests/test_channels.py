@@ -598,7 +598,7 @@ def test_a_model_with_missing_channels_scores_what_is_there(tmp_path):
     assert "From the top: rgb, ir (absent)" in page
 
 
-@pytest.mark.parametrize("name", ["intensity", "pca"])
+@pytest.mark.parametrize("name", ["intensity", "pca", "dae", "anoddpm"])
 def test_normal_images_that_lack_channels_are_flagged_about_as_often_as_others(name):
     rng = np.random.default_rng(0)
     detector, absences = made_up.trained(name, 100, rng)

@@ -1,13 +1,17 @@
 """Whose an image is: patients, issuers, and files that name nobody."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from test_dicom import other_uids, voxels, write_series
 
+import anodetect
 from anodetect.commands.inspect import inspect
 from anodetect.data import scan
 from anodetect.data.patients import names_patient, warning_of
 from anodetect.data.series import identified
+from anodetect.record import directories
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*")
 ARRAY = voxels((3, 9, 9), np.int16)
@@ -99,3 +103,47 @@ def test_files_that_name_nobody_are_grouped_by_study_and_counted(nobody, tmp_pat
 def test_nothing_is_said_where_all_are_named():
     assert warning_of(["patient-1", "sub-01", "lot 7"]) == ""
     assert warning_of(["study-1", "patient-1"]).startswith("1 files name no patient")
+
+
+def alternating(folder):
+    """Write one series in whose files two patients alternate, as a faulty anonymizer leaves it."""
+    return write_series(
+        folder,
+        voxels((8, 12, 14), np.int16),
+        change=lambda number, made: setattr(made, "PatientID", f"SECRET{number % 2}"),
+    )
+
+
+def test_volumes_that_share_the_uid_of_their_series_say_so(tmp_path):
+    alternating(tmp_path / "a")
+    write_series(tmp_path / "b", ARRAY, uids=other_uids(7))
+    half, other, whole = scan.scan(tmp_path).records
+    assert [len(record.files) for record in (half, other, whole)] == [4, 4, 3]
+    assert half.note == other.note and whole.note == ""
+    assert half.note.startswith("4 more images with the UID of this series name another patient")
+    assert "correct PatientID" in half.note and "SECRET" not in half.note
+    (said,) = (line for line in inspect(str(tmp_path)).summary if half.note in line)
+    assert said.startswith("2 volumes with a note; the first: a/IM000: ")
+
+    (tmp_path / "manifest.csv").write_text("path\na/IM000\nb\n")
+    assert [record.note for record in scan.scan(tmp_path).records] == [half.note, ""]
+
+
+def test_training_and_scores_say_that_series_share_their_uid(tmp_path):
+    for number in range(20):
+        write_series(tmp_path / "normal" / f"{number:02}", voxels((4, 12, 14)),
+                     uids=other_uids(50 + number), PatientID=f"N{number}")  # fmt: skip
+    alternating(tmp_path / "normal/halves")
+    warned = []
+    reporter = SimpleNamespace(say=lambda text: None, warn=warned.append, progress=lambda *a: None)
+    anodetect.train(
+        str(tmp_path / "normal"), "intensity", tmp_path / "run", values={"size": 16},
+        reporter=reporter,
+    )  # fmt: skip
+    assert any("2 volumes with a note; the first: halves/IM000: 4 more" in each for each in warned)
+
+    anodetect.score(
+        tmp_path / "run", [str(tmp_path / "normal/halves")], tmp_path / "out", heatmaps=[]
+    )
+    for row in directories.read(tmp_path / "out").rows:
+        assert "4 more images with the UID of this series" in row.differs

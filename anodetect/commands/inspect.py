@@ -16,11 +16,12 @@ from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
 from anodetect.data.channels import Channels
 from anodetect.data.named_images import MASKS
-from anodetect.data.patients import warning_of
+from anodetect.data.patients import line_of_notes, warning_of
 from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.data.series import uneven_slices
+from anodetect.data.volume_headers import note_of_header
 from anodetect.errors import DataError
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
@@ -129,7 +130,7 @@ def inspect(
         doubt=dataset.doubt,
         rows=tuple(rows),
         passed_over=dict(reasons(dataset.passed_over)),  # asdict spoils a Counter
-        summary=(*summary(dataset, folds), *planned, *_uneven_line(rows)),
+        summary=(*summary(dataset, folds), *planned, *_uneven_line(rows), *_note_line(dataset)),
     )
     if page is not None:
         write_atomic(page, _page(inspection, pictures))
@@ -284,6 +285,15 @@ def _uneven_line(rows: Iterable[FolderRow]) -> list[str]:
     for row in rows:
         names += row.uneven
     return [f"slices not evenly spaced: {len(names)} volumes; {names[0]}"] if names else []
+
+
+def _note_line(dataset: Dataset) -> list[str]:
+    """Return one line that says how many volumes have a note, [] if none has."""
+    notes: dict[str, str] = {}
+    for record in dataset.records:
+        notes[record.id] = record.note or note_of_header(record.path)
+    noted = line_of_notes(notes)
+    return [noted] if noted else []
 
 
 def _view(record: Record) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 
 from anodetect.data import readers, split
 from anodetect.data.content_hash import content_hash
-from anodetect.data.patients import warning_of
+from anodetect.data.patients import line_of_notes, warning_of
 from anodetect.data.reading import Reading
 from anodetect.data.records import Dataset, Record, fills_memory
 from anodetect.errors import ConfigError, DataError, ImageError
@@ -97,26 +97,31 @@ class Samples:
 
 @dataclass
 class _Planes:
-    """The plane and the units that the volumes of a data set have in common, and which of them
-    have uneven slices."""
+    """The plane and the units that the volumes of a data set have in common, which of them have
+    uneven slices, and of which readers take different places."""
 
     first_of: dict[str, str] = field(default_factory=dict)  # plane → the first volume in it
     fixed_units: bool = True
     uneven: list[str] = field(default_factory=list)  # each with how its slices lie
+    notes: dict[str, str] = field(default_factory=dict)  # by ids, "" where there is none
 
     def add(self, loaded: LoadedVolume) -> None:
         self.first_of.setdefault(loaded.volume.geometry.plane, loaded.record.id)
         self.fixed_units &= has_fixed_units(loaded.volume.source)
         if loaded.volume.source.unevenness:
             self.uneven.append(f"{loaded.record.id}: {loaded.volume.source.unevenness}")
+        notes = (loaded.record.note, loaded.volume.source.note)
+        self.notes[loaded.record.id] = "; ".join(filter(None, notes))
 
     def warn(self, reporter: Reporter) -> None:
-        """Say how many volumes have uneven slices."""
+        """Say how many volumes have uneven slices, and how many have a note."""
         if self.uneven:
             reporter.warn(
                 f"{len(self.uneven)} volumes have slices that are not evenly spaced; the first: "
                 f"{self.uneven[0]}"
             )
+        if noted := line_of_notes(self.notes):
+            reporter.warn(noted)
 
     def set_on(self, preprocess: Preprocess) -> None:
         """Make the common plane and units those of `preprocess`, if there are volumes."""

@@ -175,6 +175,11 @@ class Headline:
     view: str = ""
     laterality: str = ""
 
+    @property
+    def series_uid(self) -> str:
+        """Return the part of `series` that does not depend on patient and study."""
+        return self.series.partition("\0")[0]
+
 
 def headline(path: Path) -> Headline:
     """Read a file's headline. That of a file that cannot be read is empty; reading the file will

@@ -24,7 +24,7 @@ from anodetect.data.manifest_columns import (
 from anodetect.data.names import meaning
 from anodetect.data.reading import component_of
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
-from anodetect.data.series import Headlines, headlines_of, series_of, strata_of
+from anodetect.data.series import Headlines, headlines_of, note_of_series, series_of, strata_of
 from anodetect.data.volume_headers import volumes_in
 from anodetect.data.walk import LINK_OUT
 from anodetect.errors import DataError
@@ -335,6 +335,7 @@ def _listed_record(
         extra=extra,
         channels=tuple(channels),
         study=dicom.study_of(found, keep_identifiers=False) if files else row.get("study", ""),
+        note=note_of_series(path, headlines) if files else "",
     )
 
 

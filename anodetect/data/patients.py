@@ -2,7 +2,7 @@
 none does."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 STUDY = "study-"  # the beginning of the group of files that name no patient
 # Identifiers that are the same for any patient. With a number after it, one is a patient's own.
@@ -30,3 +30,10 @@ def warning_of(groups: Iterable[str]) -> str:
         "each study counts as a patient of its own, although one may have several; a manifest's "
         "column group says it"
     )
+
+
+def line_of_notes(notes: Mapping[str, str]) -> str:
+    """Return in one line how many records have a note, and the first of them; `notes` are by the
+    records' ids, "" where nothing is to be known. "" if no record has one."""
+    noted = [f"{name}: {note}" for name, note in notes.items() if note]
+    return f"{len(noted)} volumes with a note; the first: {noted[0]}" if noted else ""

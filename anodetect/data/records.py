@@ -25,6 +25,7 @@ class Record:
     are, such as "phase", "" where that is not known. Of a record whose `channels` are several
     files, `path` and `files` are those of the first that is there. `study` is one of several of
     the group: the pseudonym of a DICOM study, the session of BIDS, "" where that is not known.
+    `note` is what is to be known of it beside its content, for a user to read; "" if nothing is.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Record:
     quantity: str = ""
     channels: tuple[ChannelFile, ...] = ()
     study: str = ""
+    note: str = ""
 
     def all_files(self) -> tuple[Path, ...]:
         """Return every file that the record is read from, but those that headers name."""

@@ -1,5 +1,6 @@
 """Records of files and of DICOM series."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -55,9 +56,42 @@ def records_of(
             instances.add(copy)
             series.setdefault((where, found.series or path.name), []).append(path)
 
-    for files in series.values():
+    sharing: Counter[tuple[Path, str]] = Counter()  # files by the UID of their series
+    for (where, _), files in series.items():
+        sharing[where, _uid_of(files[0], headlines)] += len(files)
+    for (where, _), files in series.items():
+        uid = _uid_of(files[0], headlines)
+        others = sharing[where, uid] - len(files) if uid else 0
         first, *rest = _without_strays(folder, files, headlines, passed_over)
-        yield record_of(folder, first, (first, *rest), headlines.get(first))
+        record = record_of(folder, first, (first, *rest), headlines.get(first))
+        yield replace(record, note=_note_of_others(others))
+
+
+def _uid_of(path: Path, headlines: Headlines) -> str:
+    return headlines.get(path, dicom.Headline()).series_uid
+
+
+def _note_of_others(count: int) -> str:
+    """Return what is to be known of a series beside which `count` images of another patient or
+    study have its UID; "" if there are none. They may be the other slices of one volume."""
+    if not count:
+        return ""
+    return (
+        f"{count} more images with the UID of this series name another patient or study and are no "
+        "part of it; if all are slices of one volume, correct PatientID and StudyInstanceUID"
+    )
+
+
+def note_of_series(path: Path, headlines: Callable[[Path], Headlines]) -> str:
+    """Return what is to be known of the series of a file, as `records_of` does, from the headlines
+    of its folder alone."""
+    own = headlines(path.parent).get(path, dicom.Headline())
+    if not own.series:
+        return ""
+    others = 0
+    for each in headlines(path.parent).values():
+        others += each.series_uid == own.series_uid and each.series != own.series
+    return _note_of_others(others)
 
 
 def _without_strays(

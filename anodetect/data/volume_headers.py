@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import nrrd
 
+from anodetect.data.nifti_forms import note_of_forms
 from anodetect.data.nrrd_files import nrrd_space
 
 BY_NIBABEL = (".nii", ".nii.gz", ".hdr", ".mgh", ".mgz")
@@ -27,3 +28,15 @@ def volumes_in(path: Path) -> int | None:
     except Exception:  # decoding the file will say what is wrong with it
         return None
     return None
+
+
+def note_of_header(path: Path) -> str:
+    """Return what is to be known of where a file's voxels lie, as `Volume.note` says it; "" if
+    nothing is, or if the header cannot be read."""
+    if not path.name.lower().endswith(BY_NIBABEL):
+        return ""
+    try:
+        header = nib.load(path).header
+        return note_of_forms(header) if isinstance(header, nib.Nifti1Header) else ""
+    except Exception:  # decoding the file will say what is wrong with it
+        return ""

@@ -22,6 +22,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from anodetect.data.formats import GZIP
 from anodetect.data.geometry import FLIP_XY, Affine, Geometry, along, check_affine
+from anodetect.data.nifti_forms import note_of_forms, unit_of
 from anodetect.data.uneven import Doubles, describe
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
@@ -29,8 +30,6 @@ from anodetect.types import Bools, Floats
 MAX_VOXELS = 2**29  # 2 GB of float32
 SURROUNDED = 0.5  # share of a volume's surface that is NaN, from which on NaN is its background
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
-# Codes of metre and micrometre, in millimetres; other codes count as millimetres.
-NIFTI_UNITS = {1: 1e3, 3: 1e-3}
 MGH_START = struct.Struct(">7ih")  # version, four sides, type, degrees of freedom, is it placed
 
 # nibabel reports on stderr what it corrects in a header; what matters here is checked before, and
@@ -48,6 +47,7 @@ class Volume:
     straight line, `places` [I, 3] are the millimetres of their first voxels, and the affine goes
     from the first to the last of them. If it `is_pictures`, its slices are images that stand for
     themselves, without a place in the patient, and the affine has no more than distances of pixels.
+    `note` says where other readers take another place from the file, "" if they do not.
     """
 
     voxels: Floats
@@ -56,6 +56,7 @@ class Volume:
     origin: Any = None
     places: Doubles | None = None
     is_pictures: bool = False
+    note: str = ""
 
     @property
     def unevenness(self) -> str:
@@ -98,9 +99,10 @@ def _nifti(
     image = _opened(kind, streams)
     array = _voxels(image.dataobj, shape, component)
     _check_sum(streams["image"])
-    unit = NIFTI_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)
+    unit = unit_of(image.header)
     affine = FLIP_XY @ np.diag([unit, unit, unit, 1.0]) @ _with_thickness(image.affine)
-    volume = Volume(array, affine, origin=image.header)
+    note = "" if holes else note_of_forms(image.header)
+    volume = Volume(array, affine, origin=image.header, note=note)
     return volume if holes else checked(volume)
 
 

@@ -227,10 +227,12 @@ class Worker:
         if isinstance(scored, ScoredVolume):
             volume = scored.loaded.volume
             notes = self._uneven_notes(volume)
+            notes += [volume.source.note] if volume.source.note else []
             if volume.unseen.sum() > volume.scored.sum():
                 notes.append(MOSTLY_UNSEEN)
         else:
             notes = [scored.loaded.scaled] if scored.loaded.scaled else []
+        notes += [scored.record.note] if scored.record.note else []
         notes += [f"{each.name} {each.note}" for each in scored.loaded.channels if each.note]
         notes += [f"{each.name} is absent" for each in scored.loaded.channels if not each.sha256]
         if self.model.seen is None:
