@@ -700,8 +700,16 @@ BAD = {
         None,
         "2 volumes in one series",
     ),
-    "sizes": ({3: {"Rows": 6, "Columns": 28}}, None, "different sizes in one series (Rows: 12, 6)"),
-    "spacings": ({3: {"PixelSpacing": [1, 1]}}, None, "different pixel spacings"),
+    "sizes": (
+        {3: {"Rows": 6, "Columns": 28}},
+        None,
+        "2 volumes in one series: 'size 28x6', 'size 14x12'",
+    ),
+    "spacings": (
+        {3: {"PixelSpacing": [1, 1]}},
+        None,
+        "in one series: 'pixels 0.8x0.9 mm', 'pixels 1x1 mm'",
+    ),
     "zero": ({n: {"PixelSpacing": [0, 1]} for n in range(9)}, None, "pixel spacing 0 × 1 mm"),
     "negative": ({n: {"PixelSpacing": [-1, 1]} for n in range(9)}, None, "pixel spacing -1 × 1 mm"),
     "skewed": (

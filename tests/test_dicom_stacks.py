@@ -336,3 +336,30 @@ def test_maps_of_such_series_refer_to_the_frames_they_were_made_of(tmp_path, wri
     (series,) = found.ReferencedSeriesSequence
     listed = [each.ReferencedSOPInstanceUID for each in series.ReferencedInstanceSequence]
     assert sorted(listed) == sorted(sources)
+
+
+@pytest.mark.parametrize("shift", [0, 0.4])
+@pytest.mark.parametrize("order", ORDERS)
+def test_images_of_other_sizes_are_another_volume_named_by_it(tmp_path, order, shift):
+    """As dcm2niix has it, whether they lie at the same places or not."""
+    small = voxels((9, 6, 14))
+    large = write_times(tmp_path / "s", TAGS["echo"][0], order, count=2)
+    affine = AFFINE.copy()
+    affine[:3, 3] += shift * AFFINE[:3, 0]
+    for place, stored in enumerate(small):
+        made = instance(stored, affine, place)
+        made.save_as(tmp_path / f"s/A{place}", enforce_file_format=True)
+    assert (
+        "3 volumes in one series: 'size 14x6', 'size 14x12 echo 10 ms', 'size 14x12 echo 20 ms'"
+    ) in read(tmp_path).error
+    assert np.array_equal(voxels_of(read(tmp_path, "size 14x6")), small)
+    assert np.array_equal(voxels_of(read(tmp_path, "size 14x12 echo 20 ms")), large[1])
+    assert np.array_equal(voxels_of(read(tmp_path, 1)), large[0])
+
+
+def test_images_of_other_pixel_spacings_are_another_volume_named_by_it(tmp_path):
+    arrays = write_times(
+        tmp_path / "s", lambda number: {"PixelSpacing": [0.7, 0.8 * (1 + number)]}, count=2
+    )
+    assert "'pixels 0.8x0.7 mm', 'pixels 1.6x0.7 mm'" in read(tmp_path).error
+    assert np.array_equal(voxels_of(read(tmp_path, "pixels 1.6x0.7 mm")), arrays[1])

@@ -134,7 +134,10 @@ def test_the_scanners_own_count_will_do(tmp_path):
 
 
 BAD = {
-    "no private header": (lambda: mosaic(volume(), private=None), "private header .* how many"),
+    "no private header": (
+        lambda: mosaic(volume(), private=None),
+        "private header .* how many there are; .* or convert it to NIfTI with dcm2niix",
+    ),
     "no count": (lambda: mosaic(volume(), count=False), "private header .* how many"),
     "no place": (lambda: mosaic(volume(), ImagePositionPatient=None), "no place in the patient"),
 }

@@ -3,7 +3,7 @@ in the patient.
 
 Frames are ordered along their common normal by position, whatever order, names or instance numbers
 they come with. Where they do not lie at even distances on a straight line, each keeps its own
-place. Duplicates and mixed sizes or pixel spacings are refused with the reason. Stored values
+place. Duplicates are refused with the reason. Stored values
 become native ones by rescale slope and intercept or modality LUT: of CT Hounsfield units.
 """
 
@@ -124,8 +124,6 @@ COPIES = "second copies of DICOM images"
 STRAYS = "single DICOM images in another plane than their series"
 # What all files of a series have in common, and what a reason calls it.
 ALIKE = (
-    ("Rows", "sizes"),
-    ("Columns", "sizes"),
     ("SamplesPerPixel", "numbers of channels"),
     ("PhotometricInterpretation", "photometric interpretations"),
     ("FrameOfReferenceUID", "frames of reference"),
@@ -534,11 +532,8 @@ def _check_alike(headers: Sequence[Dataset]) -> None:
 def _grid(places: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Return the matrix from an index (slice, row, column) to LPS+ millimetres, and the positions
     [n, 3] of slices that are not evenly spaced on a line, else None; ImageError if two slices lie
-    at the same place, or pixels are not evenly spaced."""
+    at the same place."""
     first = places[0]
-    for frame in places:
-        if not np.allclose(frame.spacing, first.spacing, rtol=1e-3):
-            raise ImageError("images of different pixel spacings in one series")
     origin, step = first.position, normal_of(first) * first.thickness
     own_places = None
     if len(places) > 1:

@@ -57,7 +57,8 @@ PARTS = {
 @dataclass(frozen=True)
 class Frame:
     """One frame of one file, and where it lies: LPS+ millimetres of its first pixel, directions of
-    rows and columns [6], and millimetres between rows and between columns.
+    rows and columns [6], and millimetres between rows and between columns. `size` counts the rows
+    and columns of its file.
 
     `traits` are its values of TRAITS, "" where it has none. `instance` is the number of its file in
     the series, as the scanner counted. With `localizer` it shows where others lie.
@@ -72,6 +73,7 @@ class Frame:
     traits: tuple[str, ...] = ("",) * len(TRAITS)
     instance: int = 0
     localizer: bool = False
+    size: tuple[int, int] = (0, 0)
 
 
 def frames(header: Dataset, file: int) -> list[Frame]:
@@ -252,6 +254,7 @@ def frame_of(group: Dataset, file: int, number: int, header: Dataset) -> Frame |
         traits=_traits(group, header),
         instance=_instance_number(header),
         localizer="LOCALIZER" in image_type(header),
+        size=(int(header.get("Rows", 0)), int(header.get("Columns", 0))),
     )
 
 

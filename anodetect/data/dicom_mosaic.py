@@ -32,7 +32,11 @@ MOST = 4096  # slices of a volume, and values of the private header
 START, TAG, ITEM = struct.Struct("<I4x"), struct.Struct("<64si4s4xi4x"), struct.Struct("<2i8x")
 SECOND = b"SV10"  # how the second kind of header (CSA2) begins; the first has no such beginning
 Values = Mapping[str, Sequence[float]]
-NO_PLACE = "no place in the patient (image position, orientation or pixel spacing is missing)"
+WHAT_TO_DO = "export the series as enhanced DICOM, or convert it to NIfTI with dcm2niix"
+NO_PLACE = (
+    "a mosaic of slices with no place in the patient (image position, orientation or pixel "
+    f"spacing is missing); {WHAT_TO_DO}"
+)
 NO_HEADER = "a mosaic of slices without the private header that says"
 
 
@@ -53,7 +57,7 @@ def mosaic_frames(header: Dataset, file: int) -> list[Frame]:
     count, normal = _count(header), _private_header(header).get("SliceNormalVector", [])
     listed = _listed(header)
     if not listed and len(normal) != 3:
-        raise ImageError(f"{NO_HEADER} in which direction they follow each other")
+        raise ImageError(f"{NO_HEADER} in which direction they follow each other; {WHAT_TO_DO}")
     if listed:
         return _listed_frames(header, listed, file)
     whole = frame_of(header, file, 0, header)
@@ -67,6 +71,7 @@ def mosaic_frames(header: Dataset, file: int) -> list[Frame]:
     spare = (np.array([header.Rows, header.Columns]) - slice_shape(header)) / 2
     first = whole.position + whole.directions[3:] * spare[0] * whole.spacing[0]
     first = first + whole.directions[:3] * spare[1] * whole.spacing[1]
+    whole = replace(whole, size=slice_shape(header))
     return [replace(whole, number=n, position=first + n * step) for n in range(count)]
 
 
@@ -82,7 +87,7 @@ def _listed_frames(header: Dataset, listed: Sequence[Dataset], file: int) -> lis
         frame = frame_of(own, file, number, header)
         if frame is None:
             raise ImageError(NO_PLACE)
-        found.append(frame)
+        found.append(replace(frame, size=slice_shape(header)))
     return found
 
 
@@ -141,7 +146,7 @@ def _count(header: Dataset) -> int:
     named = _private_header(header).get("NumberOfImagesInMosaic", [])
     (found, *_) = [*named, _scanners_count(header)]
     if not 1 <= found <= MOST:
-        raise ImageError(f"{NO_HEADER} how many there are")
+        raise ImageError(f"{NO_HEADER} how many there are; {WHAT_TO_DO}")
     return int(found)
 
 

@@ -1,11 +1,11 @@
 """The volumes of one DICOM series: echoes, b-values, times, phases and planes that a scanner filed
 under one series, told apart by what their frames differ in.
 
-A series is one volume unless frames lie at the same place, or are of different orientations. Then
-the first of TRAITS that tells frames of the same place apart divides them, and if that leaves some
-together, the next. Where no attribute does and all places have as many frames, their order of
-acquisition does. Localizers beside other images are left out, and so are single images in other
-planes beside a volume.
+A series is one volume unless frames lie at the same place, or are of different orientations, sizes
+or pixel spacings. Where frames lie at the same place, the first of TRAITS that tells these apart
+divides them, and if that leaves some together, the next. Where no attribute does and all places
+have as many frames, their order of acquisition does. Localizers beside other images are left out,
+and so are single images in other planes beside a volume.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,6 +21,7 @@ from anodetect.errors import ImageError
 
 SAME_DIRECTION = 1e-3  # of cosines
 SAME_PLACE = 1e-3  # mm
+SAME_SPACING = 1e-3  # of the distance of pixels
 LEAST_SHARE = 0.5  # of the places of all frames, which a part needs to be a volume of its own
 MOST_NAMES = 8  # in a reason
 # So many images of one orientation are a volume, beside which so many single ones of others are
@@ -50,8 +51,10 @@ def stacks_of(frames: Sequence[Frame]) -> list[Stack]:
     stacks = []
     for plane in planes:
         prefix = [_plane_name(plane[0])] if len(planes) > 1 else []
-        for names, part in _divided(plane):
-            stacks.append(Stack(" ".join([*prefix, *names]), tuple(in_order(part))))
+        for grid, alike in _by_grid(plane):
+            for names, part in _divided(alike):
+                name = " ".join([*prefix, *grid, *names])
+                stacks.append(Stack(name, tuple(in_order(part))))
     return _numbered(stacks)
 
 
@@ -179,6 +182,31 @@ def _by_orientation(frames: Sequence[Frame]) -> list[list[Frame]]:
         else:
             parts.append([frame])
     return parts
+
+
+def _by_grid(frames: Sequence[Frame]) -> list[tuple[list[str], list[Frame]]]:
+    """Return the frames of each size, columns x rows, and of each pixel spacing together, with what
+    names them among the others: [] where all are alike."""
+    parts: list[list[Frame]] = []
+    for frame in sorted(frames, key=lambda frame: (frame.size, frame.spacing)):
+        if parts and _same_grid(parts[-1][0], frame):
+            parts[-1].append(frame)
+        else:
+            parts.append([frame])
+
+    sizes = {part[0].size for part in parts}
+    found = []
+    for part in parts:
+        (rows, columns), (down, across) = part[0].size, part[0].spacing
+        names = [f"size {columns}x{rows}"] if len(sizes) > 1 else []
+        if sum(other[0].size == part[0].size for other in parts) > 1:
+            names.append(f"pixels {across:.4g}x{down:.4g} mm")
+        found.append((names, part if len(parts) > 1 else list(frames)))
+    return found
+
+
+def _same_grid(one: Frame, other: Frame) -> bool:
+    return one.size == other.size and np.allclose(one.spacing, other.spacing, rtol=SAME_SPACING)
 
 
 def _same(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
