@@ -464,10 +464,17 @@ def test_files_that_failed_are_tried_again_on_resuming(
 
 def test_a_heatmap_lost_in_a_power_failure_is_made_again(tmp_path):
     def entry(path, *files, seconds=0.0):
-        row = ScoreRow(
-            path=path, group=path, score=0.0, model_sha256="", status="ok", kind="", acquired=""
-        )
         digest = sha256(b"whole").hexdigest()
+        row = ScoreRow(
+            path=path,
+            group=path,
+            score=0.0,
+            model_sha256="",
+            status="ok",
+            kind="",
+            acquired="",
+            pixels_sha256=digest,
+        )
         outputs = [OutputRow(name=name, path=path, kind="tiff", sha256=digest) for name in files]
         return JournalEntry(row=row, seconds=seconds, threads=1, host="", outputs=tuple(outputs))
 

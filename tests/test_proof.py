@@ -565,6 +565,15 @@ def test_masks_that_were_resampled_are_named_as_not_covered(complete, tmp_path):
         assert (named, verdict.intact) == (bool(note), bool(note)), verdict.problems
 
 
+def test_rows_without_hashes_of_pixels_are_counted_beside_those_with(labelled, tmp_path):
+    copy = shutil.copytree(labelled, tmp_path / "copy")
+    scored, tables = directories.read(copy), directories.read_tables(copy)
+    rows = [replace(row, pixels_sha256="") for row in scored.rows[:2]] + list(scored.rows[2:])
+    directories.write(copy, scored.audit, replace(tables, scores=to_table(rows, ScoreRow)))
+    (said,) = (text for text in verify(copy).not_looked_at if text.startswith("copies: "))
+    assert said.startswith("copies: 2 rows lack the hashes of pixels")
+
+
 def test_metrics_that_the_rows_do_not_give_are_named(complete, tmp_path):
     copy = shutil.copytree(complete, tmp_path / "copy")
     evaluation = directories.read(copy).audit.evaluation
@@ -694,6 +703,7 @@ def finished(name, **changes):
         status="ok",
         kind="",
         acquired="",
+        pixels_sha256="2" * 64,
     )
     entry = JournalEntry(
         row=replace(row, **changes.pop("row", {})), seconds=0.1, threads=1, host=""
@@ -722,7 +732,14 @@ def test_what_is_not_in_the_folder_is_dropped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", [{"group": "another"}, {"label": 1}, {"kind": "crack"}, {"model_sha256": "2" * 64}]
+    "row",
+    [
+        {"group": "another"},
+        {"label": 1},
+        {"kind": "crack"},
+        {"model_sha256": "2" * 64},
+        {"pixels_sha256": ""},  # as in a journal of an older release
+    ],
 )
 def test_what_is_said_otherwise_of_a_file_is_scored_again(tmp_path, row):
     folder = interrupted(tmp_path / "s", finished("a", row=row), finished("b"))

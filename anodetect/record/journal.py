@@ -156,13 +156,15 @@ class Journal:
                 yield entry
 
     def _is_of(self, entry: JournalEntry, record: Record) -> bool:
-        """Return whether an entry without an error says of a record what is known of it, and was
-        scored by the model of this scoring."""
+        """Return whether an entry without an error says of a record what is known of it, was scored
+        by the model of this scoring, and has the hash of its pixels, which older releases did not
+        write and which copies are found by."""
         row = entry.row
         known = (record.group, record.label, record.kind, record.extra.get("acquired", ""))
         said = (row.group, row.label, row.kind, row.acquired)
         model = self.options.get("model_sha256", row.model_sha256)
-        return not row.error and said == known and row.model_sha256 == model
+        is_hashed = row.status != OK or bool(row.pixels_sha256)
+        return not row.error and said == known and row.model_sha256 == model and is_hashed
 
     def _is_whole(self, output: OutputRow) -> bool:
         file = self.path / output.name
