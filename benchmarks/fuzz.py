@@ -70,6 +70,11 @@ VALUES: tuple[Any, ...] = (  # of verdicts
     None, b"\xff", -1, 2**62, "x", 1e308, "", "1,2,3", "9" * 400 + ",1,1,1", "axial 99: 1,2,3,4",
     "axial " + "9" * 30 + ": 1,1 2,2 3,1", "1,1 " * 9999, "image; image", "axial 3-99999999999",
 )  # fmt: skip
+OPTIONS = (  # in place of arguments of jobs
+    "--json", "--resume", "--out", "--", "--channels=", "--channels=a=*,b=*", "--run", "-1",
+    "1e999", "nan", "/", "..", "../../x", "/etc/passwd", "train", "score", "calibrate", "maps",
+    "verify", "\0", "\ud800", "x" * 4096, "--engine=ray", "--heatmaps=../../x",
+)  # fmt: skip
 SLOW = 60.0  # seconds after which a reader hangs
 JOB = "job.json"
 SHOWN = 3  # cases that are shown
@@ -354,9 +359,31 @@ def mutate_job(folder: Path, rng: np.random.Generator) -> str:
     if rng.random() < 0.3:
         return _mutate_file(folder, rng)
     content = json.loads((folder / JOB).read_text())
-    text = _changed(content, rng)
+    if rng.random() < 0.5:
+        text = _changed_arguments(content["arguments"], rng)
+    else:
+        text = _changed(content, rng)
     (folder / JOB).write_text(json.dumps(content))
     return f"{JOB}: {text}"
+
+
+def _changed_arguments(arguments: list[str], rng: np.random.Generator) -> str:
+    """Change one argument of a command, and return which."""
+    place, other = (int(each) for each in rng.integers(len(arguments), size=2))
+    action = str(rng.choice(["drop", "twice", "swap", "replace", "insert"]))
+    odd = OPTIONS[rng.integers(len(OPTIONS))]
+    was = arguments[place]
+    if action == "drop":
+        del arguments[place]
+    elif action == "twice":
+        arguments.insert(place, was)
+    elif action == "swap":
+        arguments[place], arguments[other] = arguments[other], was
+    elif action == "replace":
+        arguments[place] = odd
+    else:
+        arguments.insert(place, odd)
+    return f"arguments: {action} {was!r:.40} at {place}, {odd!r:.40} or {other}"
 
 
 def mutate_watch(folder: Path, rng: np.random.Generator) -> str:

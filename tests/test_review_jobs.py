@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -262,6 +262,30 @@ def test_a_job_from_elsewhere_gives_an_answer_or_one_line(kept, root, tmp_path):
     (folder / jobs.LOG).write_text("train: 3/10 loss 0.1\n")
     (folder / jobs.RESULT).write_text('{"n": 1}')
     found = fuzz.fuzz(folder, tmp_path, 50, seed=1)
+    assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
+
+
+@pytest.mark.parametrize("subcommand", ["train", "score", "calibrate", "maps"])
+def test_each_kind_of_job_from_elsewhere_gives_an_answer_or_one_line(root, tmp_path, subcommand):
+    """There are 20 mutations of each; half of them change one of its arguments."""
+    out = root / "out"
+    given = {
+        "train": jobs.train_command([root], root, "pca", out, budget=1, channels="t1=*a*,t2=*b*"),
+        "score": jobs.score_command([root], str(root), str(root), out, far=0.05),
+        "calibrate": jobs.calibrate_command([root], str(root), str(root), out),
+        "maps": [
+            *("maps", str(root / "s"), "--run", str(root), "--data", str(root)),
+            *("--out", str(root / "s-maps"), "--json", "--", "a.png"),
+        ],
+    }
+    folder = tmp_path / "job"
+    folder.mkdir()
+    started = "2026-01-01T00:00:00+00:00"
+    written = jobs.Written(given[subcommand], pid=os.getpid(), created=1.0, started=started)
+    (folder / jobs.JOB).write_text(json.dumps(asdict(written)))
+    assert jobs.read(folder / jobs.JOB, root).subcommand == subcommand
+    (tmp_path / "fuzz").mkdir()
+    found = fuzz.fuzz(folder, tmp_path / "fuzz", 20, seed=2)
     assert [f"{each.mutation}: {each.reader}: {each.trace}" for each in found] == []
 
 

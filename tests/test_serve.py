@@ -87,6 +87,15 @@ def test_a_dicom_file_is_scored(client):
     assert "please report" not in answer.json()["error"]
 
 
+def test_whatever_is_sent_has_an_answer_and_nothing_of_it_stays(pca_run, tmp_path):
+    """There are 20 mutations here; benchmarks/fuzz_serve.py makes as many as wanted."""
+    pytest.importorskip("pydicom")
+    from benchmarks.fuzz_serve import fuzz_serve
+
+    found = list(fuzz_serve(pca_run, tmp_path, 20, seed=1))
+    assert [f"{each.mutation}: {each.trace}" for each in found] == []
+
+
 def test_what_is_too_large_or_unknown_is_refused(line, client):
     from starlette.testclient import TestClient
 
