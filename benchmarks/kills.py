@@ -7,8 +7,9 @@ A moment is a place between two changes of files: one is opened to be written, r
 whole run counts them; others end themselves (SIGKILL) before a change drawn at random, so that all
 that a kill can leave is as likely on a slow machine as on a fast one. SQLite's changes cannot be
 seen from Python, so `review` is killed some moments after its first verdict, and `serve`, which
-writes nothing, while it answers. Then the same command is given again, with --resume if it asks for
-it; what is there must be what a whole run leaves. `watch` is stopped when it has noted all files.
+keeps nothing, while it answers; of what was sent to it nothing may stay. Then the same command is
+given again, with --resume if it asks for it; what is there must be what a whole run leaves. `watch`
+is stopped when it has noted all files.
 
 With --full (as root, on Linux) each run is on a tmpfs of a random size that does not suffice. It
 must end in one line; then there is room, and the same command is given again.
@@ -47,6 +48,7 @@ from anodetect.commands.alike import alike_of
 from anodetect.commands.forget import forget
 from anodetect.commands.maps import maps
 from anodetect.commands.report import report
+from anodetect.commands.reviews import export
 from anodetect.commands.serve import serve
 from anodetect.commands.verify import verify
 from anodetect.data import synthetic
@@ -58,6 +60,7 @@ from anodetect.record import checkpoint, directories, partial, reviews, runs
 from anodetect.record import study as study_file
 from anodetect.record.marks import Shown
 from anodetect.record.partial import LOCK
+from anodetect.record.rows import ScoreRow
 from benchmarks import common
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
@@ -119,6 +122,31 @@ def _with_scores_of_features(inputs: Path, work: Path) -> None:
 
 def _with_scores(inputs: Path, work: Path) -> None:
     shutil.copytree(inputs / "part1", work / "scores")
+
+
+def _with_verdicts(inputs: Path, work: Path) -> None:
+    """Put a score directory there, with a verdict that marks a region and one that marks none."""
+    _with_scores(inputs, work)
+    scored = directories.read(work / "scores")
+    from apps.review.store import Store
+
+    store = Store(scored.path, scored.audit.head)
+    store.add(scored.rows[0], "Ada", "anomalous", _seen(scored.rows[0]), region="4,4 12,4 12,12")
+    store.add(scored.rows[1], "Ada", "normal", _seen(scored.rows[1]))
+    store.close()
+
+
+def _seen(row: ScoreRow) -> list[Shown]:
+    return [Shown(row.path, row.sha256 or "", painted=True)]
+
+
+def _export_facts(work: Path) -> dict[str, str]:
+    """Return the hashes of what was exported, and what else is there."""
+    found = {"others": str(sorted(path.name for path in work.iterdir()))}
+    for file in sorted((work / "export").rglob("*")):
+        if file.is_file():
+            found[file.relative_to(work).as_posix()] = sha256_of(file)
+    return found
 
 
 def _group_of(inputs: Path) -> str:
@@ -232,6 +260,10 @@ def _watched(inputs: Path, work: Path, resume: bool) -> object:
     return watch.watch(inputs / "run", folder, out, far=0.2, heatmaps=["tiff"], alarm=hears)
 
 
+def _export(inputs: Path, work: Path, resume: bool) -> object:
+    return export(work / "scores", "manifest", work / "export")
+
+
 BESIDE = (study_file.FILE, alike_file.FILE)
 COMMANDS = {
     "train": Command(_train("pca", {"components": 5}), _run_facts),
@@ -255,6 +287,7 @@ COMMANDS = {
         _with_beside,
         _with_scores_of_features,
     ),
+    "reviews-export": Command(_export, _export_facts, _with_verdicts),
     "watch": Command(_watched, _watch_facts),
 }
 REVIEW, SERVE = "review", "serve"  # they have trials of their own
@@ -271,8 +304,8 @@ def killed(name: str, inputs: Path, folder: Path, count: int, seed: int) -> Iter
             yield _killed_review(inputs, folder / f"{name}{number}", rng.uniform(0, LONGEST))
         return
     if name == SERVE:
-        for _ in range(count):
-            yield _killed_serve(inputs, rng.uniform(0, LONGEST))
+        for number in range(count):
+            yield _killed_serve(inputs, folder / f"{name}{number}", rng.uniform(0, LONGEST))
         return
 
     command, whole = COMMANDS[name], folder / f"{name}-whole"
@@ -376,7 +409,9 @@ def _is_change(event: str, arguments: tuple[Any, ...], root: str) -> bool:
     if event not in CHANGES:
         return False
     path = str(arguments[0])
-    return path.startswith((root, ".")) or "/" not in path  # the latter below an open folder
+    if path.startswith((root, ".")) or "/" not in path:  # the latter below an open folder
+        return True
+    return event == "os.link" and str(arguments[1]).startswith(root)
 
 
 # -- Verdicts --------------------------------------------------------------------------------------
@@ -419,7 +454,7 @@ def _judge(folder: Path, count: int, channel: Connection | None) -> None:
     row = scored.rows[0]
     store = Store(folder, scored.audit.head)
     for _ in range(count):
-        given = store.add(row, "Ada", "normal", [Shown(row.path, row.sha256 or "", painted=True)])
+        given = store.add(row, "Ada", "normal", _seen(row))
         if channel is not None:
             channel.send(given.number)
     store.close()
@@ -428,11 +463,12 @@ def _judge(folder: Path, count: int, channel: Connection | None) -> None:
 # -- Answers ---------------------------------------------------------------------------------------
 
 
-def _killed_serve(inputs: Path, seconds: float) -> Outcome:
+def _killed_serve(inputs: Path, work: Path, seconds: float) -> Outcome:
     """Kill what answers so long after its first answer, while it is asked again and again; a new
-    one answers at the same address as the first one did."""
+    one answers at the same address as the first one did, and removes what that has left."""
+    work.mkdir()
     port, image = _free_port(), next((inputs / "tiles" / "test").rglob("*.png")).read_bytes()
-    process = _serving(inputs, port)
+    process = _serving(inputs, work, port)
     first, asked = _answer(port, image), 1
     until = time.monotonic() + seconds
     killer = threading.Timer(seconds, process.kill)
@@ -443,20 +479,28 @@ def _killed_serve(inputs: Path, seconds: float) -> Outcome:
             asked += 1
     process.join()
 
-    again = _serving(inputs, port)
+    left = sorted(path.name for path in work.iterdir())
+    again = _serving(inputs, work, port)
     answer = _answer(port, image)
+    still = [name for name in left if (work / name).exists()]
     again.kill()
     again.join()
     problem = "" if answer == first else f"it answers {answer}, where it answered {first}"
+    if still or not left:  # without any it was not killed while it answered
+        problem = f"it left {still} of {left}"
     return Outcome(SERVE, asked, asked, problem)
 
 
-def _serving(inputs: Path, port: int) -> BaseProcess:
-    process = _forked().Process(
-        target=serve, args=(inputs / "run",), kwargs={"port": port, "far": 0.2}
-    )
+def _serving(inputs: Path, work: Path, port: int) -> BaseProcess:
+    process = _forked().Process(target=_serve, args=(inputs / "run", work, port))
     process.start()
     return process
+
+
+def _serve(run: Path, work: Path, port: int) -> None:
+    """Answer images; files that are not to stay lie in `work`."""
+    tempfile.tempdir = str(work)
+    serve(run, port=port, far=0.2)
 
 
 def _answer(port: int, image: bytes, tries: int = 300) -> object:

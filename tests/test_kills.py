@@ -5,7 +5,9 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +22,14 @@ from anodetect.errors import DiskFullError, RunError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.output import report as score_report
 from anodetect.record import directories, partial, reviews, runs
+from anodetect.record.scratch import scratch_folder
 from anodetect.types import Silent
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signal kills a process there")
 
 
 NAMES = ("train", "calibrate", "merge", "report", "forget", "review", "maps", "study", "watch")
+NAMES += ("reviews-export", "serve")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,8 @@ def test_killed_twice_the_same_command_works_and_loses_nothing(inputs, tmp_path,
     """benchmarks/kills.py does so at 25 moments each, and for trainings with checkpoints."""
     from benchmarks import kills
 
+    if name == "serve":
+        pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
     found = list(kills.killed(name, inputs, tmp_path, count=2, seed=3))
     assert [(each.at, each.problem) for each in found if each.problem] == []
     assert len(found) == 2
@@ -100,6 +106,34 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
     os.utime(old, (0, 0))
     with partial.only_writer(tmp_path):
         assert young.exists() and not old.exists()
+
+
+def test_folders_that_were_left_are_removed_but_none_that_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, young, link = (tmp_path / f"anodetect-x-{name}" for name in ("left", "young", "link"))
+    precious = tmp_path / "precious"
+    for folder in (left, young, precious):
+        folder.mkdir()
+        (folder / "image").touch()
+    (left / partial.LOCK).touch()
+    (precious / partial.LOCK).touch()
+    link.symlink_to(precious)
+    with scratch_folder("x") as first, scratch_folder("x") as second:
+        assert first != second and first.is_dir() and second.is_dir()
+        assert not left.exists() and young.exists() and link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, young, precious]
+    os.utime(young, (0, 0))
+    with scratch_folder("x"):
+        assert not young.exists()
+    assert (precious / "image").exists()
+
+
+def test_what_is_made_in_one_go_needs_a_name(inputs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="give --out a name"):
+        anodetect.merge([inputs / "part1", inputs / "part2"], ".")
+    with pytest.raises(RunError, match="give --out a name"):
+        partial.partial(Path(".."))
 
 
 def test_a_merge_is_complete_or_absent(inputs, tmp_path, monkeypatch):

@@ -21,12 +21,13 @@ from anodetect.data.scan import counted
 from anodetect.data.series import headlines_of, series_of
 from anodetect.data.volumes import Volume
 from anodetect.errors import DataError, ImageError, RunError
-from anodetect.files import inside, path_of, write_atomic
+from anodetect.files import inside, path_of, sync_tree, write_atomic
 from anodetect.output import judged
 from anodetect.output.judged import Marked
 from anodetect.record import channel_files, directories, marks, reviews
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.marks import Mark
+from anodetect.record.partial import new_directory
 from anodetect.record.reviews import Review
 from anodetect.record.rows import ScoreRow, SliceRow
 from anodetect.stats.agreement import LABELS, consensus
@@ -78,7 +79,7 @@ def export(
     `join_normals` cases judged normal belong to its train part. "coco" writes their regions alone
     in COCO's format, "masks" as masks. A case has the label that most of its readers gave it, and
     the regions of those who gave this label. RunError if the record does not hold or has no
-    verdicts, or if `out` is used already.
+    verdicts, if `out` is used already, or if another process writes it; it is complete or absent.
     """
     scored = directories.read_as_written(directory)
     in_force = reviews.in_force(intact_reviews(scored))
@@ -98,13 +99,14 @@ def export(
             (reporter or Silent()).warn(f"{path}: left out ({error})")
             left_out["cannot be read"] += 1
 
-    out.mkdir(parents=True, exist_ok=True)
-    if form == "coco":
-        judged.write_coco([case for _, case in cases], out / COCO)
-    else:
-        masks = _write_masks(scored, cases, out, left_out)
-        if form == "manifest":
-            _write_manifest(scored, cases, masks, out, join_normals, left_out)
+    with new_directory(out, "this export") as workdir:
+        if form == "coco":
+            judged.write_coco([case for _, case in cases], workdir / COCO)
+        else:
+            masks = _write_masks(scored, cases, workdir, left_out)
+            if form == "manifest":
+                _write_manifest(scored, cases, masks, workdir, join_normals, left_out)
+        sync_tree(workdir)
 
     labels = Counter(case.label for _, case in cases)
     regions = sum(len(case.marks) for _, case in cases)

@@ -4,7 +4,8 @@
     GET  /model    the run, its calibration and the rate at which images are flagged
     POST /score    the bytes of an image or a DICOM file → score, p-value, flag, regions and map
 
-Nothing that is sent stays: it lies in a temporary file while it is scored.
+Nothing that is sent stays: it lies in a temporary file while it is scored. What a killed process
+leaves is removed when the next one starts.
 """
 
 import base64
@@ -29,6 +30,7 @@ from anodetect.errors import ConfigError, ImageError
 from anodetect.model.devices import check_device
 from anodetect.record import runs
 from anodetect.record.rows import OK
+from anodetect.record.scratch import scratch_folder
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.types import Floats, Reporter, Silent
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 INSTALL = "pip install 'anodetect[serve]'"
+SCRATCH = "serve"  # in the names of folders for what is sent
 TOKEN = "ANODETECT_SERVE_TOKEN"  # the variable of the environment, not a token
 LEAST_TOKEN = 16  # letters
 LARGEST = 2**28  # bytes of an image
@@ -68,8 +71,8 @@ def serve(
     check_token(host, token)
     import uvicorn
 
-    with tempfile.TemporaryDirectory() as scratch:
-        line = line_of(Path(run_path), Path(scratch), far, device)
+    with scratch_folder(SCRATCH) as scratch:
+        line = line_of(Path(run_path), scratch, far, device)
         reporter.say(f"answering on http://{host}:{port}, {'with' if token else 'without'} a token")
         uvicorn.run(
             application(line, token),

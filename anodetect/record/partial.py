@@ -22,7 +22,10 @@ STALE = 60.0  # seconds after which an unfinished file is nobody's
 
 
 def partial(path: Path) -> Path:
-    """Return where a directory lies while it is being made."""
+    """Return where a directory lies while it is being made; RunError for one without a name, as `.`
+    and `..`."""
+    if path.name in ("", ".."):
+        raise RunError(f"{path}: a folder in which it is made cannot be renamed; give --out a name")
     return path.with_name(path.name + ".partial")
 
 
