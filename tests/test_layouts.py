@@ -121,6 +121,32 @@ LAYOUTS = {
         "test/NORMAL/1.jpg": ("test", 0, "NORMAL"),
         "test/PNEUMONIA/1.jpg": ("test", 1, "PNEUMONIA"),
     },
+    "images and masks above the parts": {
+        "images/train/good/0.png": ("train", 0, "good"),
+        "images/test/bad/0.png": ("test", 1, "bad", "masks/test/bad/0.png"),
+        "masks/train/good/0.png": None,
+        "masks/test/bad/0.png": None,
+    },
+    "masks of the parts in a folder of their own": {
+        "train/good/0.png": ("train", 0, "good"),
+        "test/bad/0.png": ("test", 1, "bad", "ground_truth/test/bad/0.png"),
+        "ground_truth/test/bad/0.png": None,
+    },
+    "masks above the parts beside a folder of any name": {
+        "photos/train/0.png": ("train", None, ""),
+        "photos/test/bad/0.png": ("test", 1, "bad", "masks/test/bad/0.png"),
+        "masks/test/bad/0.png": None,
+    },
+    "names in other languages": {
+        "训练/良品/0.png": ("train", 0, "良品"),
+        "测试/良品/0.png": ("test", 0, "良品"),
+        "测试/划痕/0.png": ("test", 1, "划痕", "标注_mask/划痕/0.png"),
+        "标注_mask/划痕/0.png": None,
+    },
+    "evaluation instead of test": {
+        "training/normal/0.png": ("train", 0, "normal"),
+        "evaluation/abnormal/0.png": ("test", 1, "abnormal"),
+    },
     "train part without kinds": {
         "train/0.png": ("train", None, ""),
         "train/lot3/0.png": ("train", None, ""),
@@ -179,6 +205,14 @@ DOUBTS = {
         "folders 0 and 1 look like labels",
     ),
     "labels in the train part": (["train/0/0.png", "train/1/0.png"], "look like labels"),
+    "parts by the ends of names": (["x_train/0.png", "x_test/0.png"], "call them train and test"),
+    "parts by the ends of names, with masks": (
+        ["a_train/ok/0.png", "a_test/ok/0.png", "a_test/bad/0.png", "masks/a_test/bad/0.png"],
+        "look like parts",
+    ),
+    "defects in another script": (["正常/0.png", "不良/0.png"], "不良 (1) means anomalous"),
+    "defects beside lots": (["партия 1/0.png", "брак/0.png"], "брак (1) means anomalous"),
+    "classes from 1 on": (["class1/0.png", "class2/0.png"], "class1 and class2"),
     "classes with numbers": (["class_0/0.png", "class_1/0.png"], "class_0 and class_1"),
     "files that are called NG": (["a/OK_01.png", "a/NG_02.png", "a/NG_03.png"], "called ng (2)"),
     "masks of some images": (["0.png", "1.png", "0_mask.png"], "1 of 2 images"),
@@ -517,6 +551,20 @@ def test_a_blank_mask_says_normal_where_no_folder_does(tmp_path):
 def test_a_product_that_is_called_a_mask_is_one(tree):
     known = facts(scan(tree("face_mask/train/good/0.png", "face_mask/test/torn/0.png")))
     assert set(known) == {"face_mask/train/good/0.png", "face_mask/test/torn/0.png"}
+
+
+def test_a_product_that_is_called_a_mask_is_one_beside_others(tmp_path):
+    pictures(tmp_path, "face_mask/train/good/0.png", "face_mask/test/torn/0.png")
+    pictures(tmp_path, "bottle/train/good/0.png", "bottle/test/x/0.png")
+    assert scan(tmp_path).categories == ("bottle", "face_mask")
+
+
+def test_a_blank_mask_of_the_train_part_is_not_learned_from(tmp_path):
+    for number in range(3):
+        pictures(tmp_path, f"parts/train/{number}.png")
+        pictures(tmp_path, f"masks/train/{number}.png", values=np.zeros((16, 16), np.uint8))
+    learned = {record.id for record in scan(tmp_path).training()}
+    assert learned == {f"parts/train/{number}.png" for number in range(3)}
 
 
 def test_small_copies_and_depth_beside_colours_are_passed_over(tree):

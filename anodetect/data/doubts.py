@@ -4,7 +4,7 @@ Each function returns the doubt in words, "" if there is none.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from anodetect.data import names
@@ -50,22 +50,41 @@ def of_name(root: Path) -> str:
 
 
 def of_numbers(images: Iterable[Image]) -> str:
-    """Return the doubt that folders such as 0 and 1, or class_0 and class_1, leave: they look like
+    """Return the doubt that folders such as 0 and 1, or class_1 and class_2, leave: they look like
     labels wherever they stand beside each other."""
+    for found in _beside_each_other(images):
+        prefixes = {name.rstrip("0123456789") for name in found}
+        if len(found) < 2 or len(prefixes) > 1:
+            continue
+        last = names.letters(min(prefixes))[-1:]
+        if found == {"0", "1"} or last in [["class"], ["label"], ["cls"], ["y"]]:
+            labels = listed(sorted(found)) if len(found) > 2 else " and ".join(sorted(found))
+            return f"folders {labels} look like labels, normal and anomalous; {WHAT_TO_DO}"
+    return ""
+
+
+def of_parts(images: Iterable[Image]) -> str:
+    """Return the doubt that folders such as cells_train and cells_test leave: by their ends they
+    are parts of a data set, which are to be called train and test."""
+    for found in _beside_each_other(images):
+        ends: dict[str, set[str]] = {}
+        for name in sorted(found):
+            *before, end = names.words(name) or [""]
+            if names.meaning(end) in ("train", "test"):
+                ends.setdefault(" ".join(before), set()).add(names.meaning(end))
+        if {"train", "test"} in ends.values():
+            parts = listed(sorted(found))
+            return f"folders {parts} look like parts of a data set; call them train and test"
+    return ""
+
+
+def _beside_each_other(images: Iterable[Image]) -> Collection[set[str]]:
+    """Return the names of the folders in each folder."""
     children: dict[tuple[str, ...], set[str]] = {}
     for image in images:
         for depth, folder in enumerate(image.file.folders):
             children.setdefault(image.file.folders[:depth], set()).add(folder)
-
-    for found in children.values():
-        prefixes = {name.rstrip("01") for name in found}
-        ends = {name[-1:] for name in found}
-        if len(found) == 2 and len(prefixes) == 1 and ends == {"0", "1"}:
-            prefix = min(prefixes)
-            if not prefix or names.letters(prefix)[-1:] in [["class"], ["label"], ["cls"], ["y"]]:
-                pair = " and ".join(sorted(found))
-                return f"folders {pair} look like labels, normal and anomalous; {WHAT_TO_DO}"
-    return ""
+    return children.values()
 
 
 def of_file_names(images: Iterable[Image]) -> str:

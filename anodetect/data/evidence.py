@@ -87,6 +87,12 @@ def paired_masks(files: Iterable[NamedFile]) -> set[Path]:
     return masks
 
 
+def are_drawn(paths: Sequence[Path]) -> bool:
+    """Return whether some of these files that were looked at have no more values than a drawing."""
+    levels = _levels_of(paths, "image")
+    return 0 < min(levels) <= max(levels) <= FEW
+
+
 def _alone_and_named(families: Iterable[Family]) -> set[Family]:
     """Return the families that are alone in a folder whose name means normal or anomalous."""
     families = list(families)

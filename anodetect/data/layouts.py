@@ -177,7 +177,7 @@ def _categories(found: Found) -> Dataset | None:
     for image in found.images:
         folders = image.file.folders
         own = folders[depth : depth + 1]
-        if not own or names.meaning(own[0]):
+        if not own or names.meaning(own[0]) not in ("", "mask"):  # a product may be a mask
             return None
         by_folder.setdefault(folders[: depth + 1], []).append(image)
 
@@ -251,7 +251,8 @@ def _classes(found: Found) -> Dataset | None:
     if not masked or any(2 * masked[kind] < counts[kind] for kind in unknown):
         return None
     records = _split_by_hash(found.images, dict.fromkeys(counts, ANOMALOUS))
-    return found.dataset(records, "normal and anomalous images with masks", own_split=True)
+    layout = "normal and anomalous images with masks"
+    return found.dataset(records, layout, doubt=doubts.of_parts(found.images), own_split=True)
 
 
 def _plain(found: Found) -> Dataset:
@@ -264,7 +265,8 @@ def _plain(found: Found) -> Dataset:
     doubt = doubts.of_kinds(found.images, "")
     if not any(kinds.values()):
         doubt = doubts.of_name(found.root) or doubts.of_file_names(found.images)
-    doubt = doubt or doubts.of_numbers(found.images) or doubts.of_marks(found.images)
+    doubt = doubt or doubts.of_numbers(found.images) or doubts.of_parts(found.images)
+    doubt = doubt or doubts.of_marks(found.images)
     doubt = doubt or doubts.of_contents(found.images)
     if set(kinds.values()) == {"normal", "anomalous"}:
         labels = {kind: ANOMALOUS for kind, meaning in kinds.items() if meaning == "anomalous"}

@@ -14,7 +14,7 @@ from anodetect.data.annotation_files import Annotated, find_annotations
 from anodetect.data.annotations import is_annotation
 from anodetect.data.channels import Channels
 from anodetect.data.converted import SIDECARS, Converted, converted, sidecar_of
-from anodetect.data.evidence import drawings, paired_masks
+from anodetect.data.evidence import are_drawn, drawings, paired_masks
 from anodetect.data.records import NORMAL, Dataset, Problem, Record, is_volume
 from anodetect.data.series import records_of
 from anodetect.data.studies import find_channel, studies_of
@@ -22,7 +22,9 @@ from anodetect.data.truth_files import (
     NNUNET_IMAGES,
     Masks,
     NamedFile,
+    folders_with_images,
     is_mask_named,
+    masks_beside,
     named_file,
 )
 from anodetect.data.walk import Walked, unreadable
@@ -389,11 +391,17 @@ def _without_masks(
     for file in files:
         stems.setdefault(file.folders, set()).add(file.stem.casefold())
 
+    with_images = folders_with_images(files)
     masks: list[NamedFile] = []
     others: list[NamedFile] = []
     for file in files:
-        masked = is_mask_named(file, stems[file.folders])
+        masked = is_mask_named(file, stems[file.folders], with_images)
         (masks if masked else others).append(file)
+    for beside in masks_beside(others):
+        if are_drawn([file.path for file in beside]):
+            masks += beside
+            drawn = {file.path for file in beside}
+            others = [file for file in others if file.path not in drawn]
     paired = paired_masks(others)
     masks += [file for file in others if file.path in paired]
     return masks, [file for file in others if file.path not in paired]

@@ -9,8 +9,27 @@ from typing import Literal
 Meaning = Literal["normal", "anomalous", "mask", "train", "test", "validation", "image", ""]
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+STROKES = str.maketrans("łŁøØđĐı", "lLoOdDi")  # letters that NFKD leaves as they are
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a name in lower case and without accents: what stands between other
+    characters than letters and digits."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", _without_accents(name))  # defectFree
+    return re.findall(r"[^\W_]+", spaced.casefold())
+
+
+def _without_accents(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name)
+    return "".join(c for c in letters if not unicodedata.combining(c)).translate(STROKES)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(words(text))
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(words(text))
 
 
 NORMAL_WORDS = _set(
@@ -21,6 +40,11 @@ NORMAL_WORDS = _set(
     gut gute gutteil gutteile gesund gesunde fehlerfrei einwandfrei ordnung
     bon bons bonne sain saine sains saines normale normales normaux normali
     buono buona buoni buone sano sana sanos sanas sani bueno buena buenos buenas
+    goods aprobado aprobados bom aprovado aprovados saudavel saudaveis goed goede goedgekeurd
+    gezond godkänd godkända godkendt godkjent felfri frisk hyvä ehjä terve
+    dobry dobre dobra zdrowy zdrowe zdravy zdrave megfelelő sağlam sağlıklı
+    норма нормальные нормальный нормально годен годные годный хорошие хороший хорошо исправные
+    исправный здоровые здоровый
     """
 )
 ANOMALOUS_WORDS = _set(
@@ -41,6 +65,15 @@ ANOMALOUS_WORDS = _set(
     patologico patologica patologici malato malati anomalo anomala anomali
     defecto defectos defectuoso defectuosa defectuosos malo mala malos malas enfermo enfermos
     patologicos
+    bads rework discard discarded unusable rayure rayures fissure fissures rebut rebuts
+    graffio graffi scarti rechazado rechazados rechazo rayado rayados grieta anomalia anomalias
+    ruim ruins defeito defeitos defeituoso defeituosos reprovado reprovados rejeitado rejeitados
+    anormais fout foute fouten afgekeurd afwijking afwijkingen kapot
+    underkänd underkända fejl feil dålig dåliga dårlig trasig kasseret kassert skadad vika vikoja
+    zły złe wadliwe wadliwy wady uszkodzone vadné vadný špatné hibás selejt hatalı kusurlu bozuk
+    брак брака бракованные дефект дефекты дефектов дефектные плохие плохой плохо аномалия аномалии
+    аномальные
+    неисправные неисправный негодные негодный больные больной трещина трещины царапина царапины
     """
 )
 STEMS = ("defekt", "fehler", "schlecht", "ausschuss", "schrott")  # of compounds: Fehlerbilder
@@ -54,19 +87,70 @@ ABOUT = _set(
     classification db
     """
 )
-NEGATIONS = _set("no not non without free un nicht ohne kein keine sans pas sin senza frei")
+NEGATIONS = _set(
+    "no not non without free un nicht ohne kein keine sans pas sin senza frei zonder geen niet "
+    "utan uden bez не без нет"
+)
 
 MASK_WORDS = _set(
     """
     mask masks segmentation segmentations groundtruth gt dseg annotation annotations
+    maske masken masque masques máscaras maschere maska maski masky маска маски разметка
     """
 )
-WHOLE_MASK = _set("label labels seg segs truth labelstr labelsts labelsva roi rois anno annos")
-TRAIN = _set("train training trainset imagestr")
-TEST = _set("test testing tests testset imagests")
-VALIDATION = _set("val valid validation validate validationset dev imagesva")
+WHOLE_MASK = _set(
+    "label labels seg segs truth labelstr labelsts labelsva roi rois anno annos veriteterrain"
+)
+TRAIN = _set(
+    """
+    train training trainset imagestr
+    entrenamiento entraînement apprentissage addestramento treino treinamento trainingsdaten lernen
+    lerndaten trening träning træning eğitim обучение обучающая
+    """
+)
+TEST = _set(
+    """
+    test testing tests testset imagests eval evaluation holdout heldout inference
+    prueba pruebas essai essais prova teste testes testdaten prüfen pruefen prüfung pruefung
+    тест тестовая
+    """
+)
+VALIDATION = _set(
+    """
+    val valid validation validate validationset dev imagesva
+    validación validação validazione validierung walidacja валидация
+    """
+)
 AFTER_PART = _set("public private mixed set data images part split")
-IMAGE = _set("image images img imgs rgb data pictures jpegimages")
+IMAGE = _set(
+    """
+    image images img imgs rgb data pictures jpegimages photos fotos originals bilder imágenes
+    imagens immagini afbeeldingen obrazy изображения снимки 图像 图片 图像数据 原图 画像 이미지
+    """
+)
+
+# Words of scripts that put no spaces between them. The first of these that a name has counts.
+UNSPACED: tuple[tuple[Meaning, tuple[str, ...]], ...] = (
+    (
+        "mask",
+        _list("掩码 掩膜 掩模 遮罩 蒙版 标注 標註 真值 マスク 正解 アノテーション 마스크 라벨"),
+    ),
+    (
+        "normal",
+        _list("无缺陷 無缺陷 无异常 無異常 未见异常 无瑕疵 無欠陥 欠陥なし 異常なし 不良なし"),
+    ),
+    ("normal", _list("무결함 결함없음 이상없음")),
+    (
+        "anomalous",
+        _list("异常 異常 不良 缺陷 瑕疵 次品 残次 废品 廢品 不合格 非正常 不正常 损坏 病变"),
+    ),
+    ("anomalous", _list("划痕 刮痕 裂纹 裂紋 阳性 陽性 肿瘤 欠陥 欠点 キズ 汚れ 割れ")),
+    ("anomalous", _list("비정상 이상품 불량 결함 불합격 스크래치 균열 양성")),
+    ("normal", _list("正常 良品 合格 完好 良好 健康 阴性 陰性 정상 양품 음성")),
+    ("train", _list("训练 訓練 学習 학습 훈련")),
+    ("test", _list("测试 測試 テスト 테스트 시험")),
+    ("validation", _list("验证 驗證 検証 검증")),
+)
 
 # The end of a file's name that makes it a mask, and one that does so only beside its image.
 MASK_ENDS = MASK_WORDS | _set("seg segs msk lbl brainmask lesionmask aseg aparc labelmap")
@@ -104,14 +188,6 @@ LEFTOVERS = {
 }
 
 
-def words(name: str) -> list[str]:
-    """Return the words of a name in lower case and without accents: what stands between other
-    characters than letters and digits."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # defectFree
-    return re.findall(r"[^\W_]+", spaced.casefold())
-
-
 @lru_cache(2**14)
 def meaning(name: str) -> Meaning:
     """Return what a folder of this name holds, "" if the name does not say it."""
@@ -129,6 +205,10 @@ def meaning(name: str) -> Meaning:
         return part
     if joined in IMAGE:
         return "image"
+    if not joined.isascii():
+        for unspaced, known in UNSPACED:
+            if any(word in joined for word in known):
+                return unspaced
     return _normality(found, joined)
 
 
@@ -178,7 +258,9 @@ def is_own_output(name: str) -> bool:
 def without_masks(name: str) -> str:
     """Return what is left of a folder's name, in lower case, without the words for masks."""
     rest = re.sub(
-        "|".join(sorted(MASK_WORDS | WHOLE_MASK, key=len, reverse=True)), "", name.lower()
+        "|".join(sorted(MASK_WORDS | WHOLE_MASK, key=len, reverse=True)),
+        "",
+        _without_accents(name).lower(),
     )
     return rest.strip("-_. ")
 

@@ -8,7 +8,7 @@ it.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -72,16 +72,22 @@ def _folders(root: Path, place: Path) -> tuple[str, ...]:
     return place.relative_to(root).parts
 
 
-def is_mask_named(file: NamedFile, stems: frozenset[str] | set[str]) -> bool:
+def is_mask_named(
+    file: NamedFile,
+    stems: frozenset[str] | set[str],
+    with_images: Collection[tuple[str, ...]] = (),
+) -> bool:
     """Return whether a file's folders or its name say that it is a mask.
 
     `stems` are the names without suffix of the files in its folder, in lower case: `left_label` is
     a mask beside `left`, and an image of a label alone. A folder for masks that holds a part of a
-    data set, such as `face_mask/train`, is a product.
+    data set, such as `face_mask/train`, is a product, unless folders for images or other parts
+    stand beside it: `with_images` are the folders that hold such.
     """
     meanings = [names.meaning(folder) for folder in file.folders]
     for number, meaning in enumerate(meanings):
-        if meaning == "mask" and not {"train", "test"} & set(meanings[number + 1 :]):
+        is_product = bool({"train", "test"} & set(meanings[number + 1 :]))
+        if meaning == "mask" and not (is_product and file.folders[:number] not in with_images):
             return True
 
     found = names.letters(file.stem)
@@ -93,6 +99,38 @@ def is_mask_named(file: NamedFile, stems: frozenset[str] | set[str]) -> bool:
         return any(names.letters(stem)[:1] != found[:1] for stem in stems)
     of = _without_end(file.stem)
     return found[-1] in names.MASK_ENDS_BESIDE and of != file.stem.casefold() and of in stems
+
+
+def folders_with_images(files: Iterable[NamedFile]) -> set[tuple[str, ...]]:
+    """Return the folders that hold, above all masks, a folder for images or a part of the data
+    set."""
+    found = set()
+    for folders in {file.folders for file in files}:
+        for number, folder in enumerate(folders):
+            meaning = names.meaning(folder)
+            if meaning == "mask":
+                break
+            if meaning in ("image", "train", "test", "validation"):
+                found.add(folders[:number])
+    return found
+
+
+def masks_beside(files: Iterable[NamedFile]) -> list[list[NamedFile]]:
+    """Return files that may be masks, by folder: one that is named for masks holds parts of a data
+    set, as `masks/test`, and so does another folder beside it, as `photos/test`."""
+    files = list(files)
+    holding: dict[tuple[str, ...], set[str]] = {}
+    named: dict[tuple[str, ...], list[NamedFile]] = {}
+    for file in files:
+        for number, folder in enumerate(file.folders[:-1]):
+            below = {names.meaning(each) for each in file.folders[number + 1 :]}
+            if not {"train", "test"} & below:
+                break
+            holding.setdefault(file.folders[:number], set()).add(folder)
+            if names.meaning(folder) == "mask":
+                named.setdefault(file.folders[: number + 1], []).append(file)
+
+    return [found for folders, found in named.items() if len(holding[folders[:-1]]) > 1]
 
 
 class Masks:
