@@ -13,7 +13,7 @@ import re
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,6 +177,12 @@ class Headline:
     def series_uid(self) -> str:
         """Return the part of `series` that does not depend on patient and study."""
         return self.series.partition("\0")[0]
+
+    @property
+    def image(self) -> tuple[str, tuple[float, ...]]:
+        """Return what copies of an image have in common, in whatever files they are. Some programs
+        give all images the same instance: at other places they are no copies."""
+        return self.instance, self.place
 
 
 def headline(path: Path) -> Headline:
@@ -450,6 +456,7 @@ def decode(contents: Sequence[bytes], reading: Reading = AS_IT_IS) -> Volume | F
 
     series = _series(headers, places)
     modality = str(headers[files[0]].get("Modality", ""))
+    _check_scaled_alike([headers[file] for file in files])
     if modality == "CT":
         _check_hounsfield(headers[files[0]], voxels)
     return checked(Volume(voxels, affine, modality, series, own_places))
@@ -487,6 +494,27 @@ def _pictures(content: bytes, header: Dataset) -> Volume:
     series = Series(headers=(header,) * count, numbers=tuple(range(count)))
     modality = str(header.get("Modality", ""))
     return Volume(np.ascontiguousarray(voxels), affine, modality, series, is_pictures=True)
+
+
+def _check_scaled_alike(headers: Iterable[Dataset]) -> None:
+    """Raise ImageError if some images of a series say how stored values become native ones, and
+    others do not: their values cannot be compared."""
+    scaled, count = 0, 0
+    is_scale = False  # and not the values as they are
+    for header in headers:
+        groups = functional_groups(header)
+        for group in groups if any(map(is_rescaled, groups)) else [header]:
+            count += 1
+            if group.get("ModalityLUTSequence"):
+                scaled, is_scale = scaled + 1, True
+            elif is_rescaled(group):
+                scaled += 1
+                is_scale |= (group.RescaleSlope, group.RescaleIntercept) != (1, 0)
+    if is_scale and scaled < count:
+        raise ImageError(
+            f"{count - scaled} of {count} images lack RescaleSlope and RescaleIntercept, which the "
+            "others have; correct their headers"
+        )
 
 
 def _check_hounsfield(header: Dataset, voxels: Floats) -> None:

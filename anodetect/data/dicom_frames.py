@@ -54,6 +54,9 @@ PARTS = {
 }  # fmt: skip
 
 
+EXACT, ROUNDED = 1e-4, 0.05  # of the length of directions: as it should be, and as few digits leave
+
+
 @dataclass(frozen=True)
 class Frame:
     """One frame of one file, and where it lies: LPS+ millimetres of its first pixel, directions of
@@ -195,6 +198,8 @@ def frame_count(header: Dataset) -> int:
 
 def without_pixels(header: Dataset) -> str:
     """Return the reason to refuse a file that has no pixels."""
+    if 0 in (header.get("Rows"), header.get("Columns")):
+        return f"an empty image, {header.get('Columns')} × {header.get('Rows')} pixels"
     storage = str(header.get("SOPClassUID") or "")
     name = UID(storage).name
     has_some = name == storage or "Image" in name  # an unknown class, or one of images
@@ -237,8 +242,10 @@ def frame_of(group: Dataset, file: int, number: int, header: Dataset) -> Frame |
         raise ImageError(f"pixel spacing {rows:g} × {columns:g} mm; correct the header")
 
     lengths = np.linalg.norm(directions.reshape(2, 3), axis=1)
-    if np.abs(lengths - 1).max() > 0.01 or abs(directions[:3] @ directions[3:]) > 0.01:
+    if np.abs(lengths - 1).max() > ROUNDED or abs(directions[:3] @ directions[3:]) > 0.01:
         raise ImageError("the image orientation is not two perpendicular directions")
+    if np.abs(lengths - 1).max() > EXACT:
+        directions = directions / np.repeat(lengths, 3)
 
     thickness = 1.0
     for tag in ("SliceThickness", "SpacingBetweenSlices"):

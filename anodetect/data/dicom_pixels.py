@@ -166,9 +166,9 @@ def is_coloured(header: Dataset) -> bool:
 
 def _check_length(dataset: Dataset) -> None:
     """Raise ImageError if there are not as many bytes of pixels as the header says."""
-    expected = get_expected_length(dataset)
-    if len(dataset.PixelData) not in (expected, expected + expected % 2):
-        raise ImageError(f"{len(dataset.PixelData)} bytes of pixels, {expected} are expected")
+    expected, found = get_expected_length(dataset), len(dataset.PixelData or b"")
+    if found not in (expected, expected + expected % 2):
+        raise ImageError(f"{found} bytes of pixels, {expected} are expected")
 
 
 def has_unit(dataset: Dataset) -> bool:

@@ -39,14 +39,14 @@ def records_of(
     }
 
     series: dict[tuple[Path, str], list[Path]] = {}
-    instances: set[tuple[Path, str, str]] = set()
+    instances: set[tuple[Path, str, tuple[str, tuple[float, ...]]]] = set()
     for path in paths:
         found = headlines.get(path, dicom.Headline())
         reason = found.no_image
         if found.derived and (found.issuer, found.patient) in originals:
             reason = reason or dicom.DERIVED
         where = _folder_of_series(folder, path) if found.series else path.parent
-        copy = where, found.series, found.instance
+        copy = where, found.series, found.image
         if found.series and found.instance and copy in instances:
             reason = reason or dicom.COPIES
 
@@ -57,18 +57,38 @@ def records_of(
             series.setdefault((where, found.series or path.name), []).append(path)
 
     sharing: Counter[tuple[Path, str]] = Counter()  # files by the UID of their series
+    alone: Counter[tuple[Path, str, str, str]] = (
+        Counter()
+    )  # files without any other, by their plane
     for (where, _), files in series.items():
-        sharing[where, _uid_of(files[0], headlines)] += len(files)
+        found = headlines.get(files[0], dicom.Headline())
+        sharing[where, found.series_uid] += len(files)
+        alone[where, *_plane_of(found)] += len(files) == 1
     for (where, _), files in series.items():
-        uid = _uid_of(files[0], headlines)
-        others = sharing[where, uid] - len(files) if uid else 0
+        found = headlines.get(files[0], dicom.Headline())
+        others = sharing[where, found.series_uid] - len(files) if found.series_uid else 0
+        note = _note_of_others(others)
+        if found.place and len(files) == 1 and not note:
+            note = _note_of_apart(alone[where, *_plane_of(found)])
         first, *rest = _without_strays(folder, files, headlines, passed_over)
         record = record_of(folder, first, (first, *rest), headlines.get(first))
-        yield replace(record, note=_note_of_others(others))
+        yield replace(record, note=note)
 
 
-def _uid_of(path: Path, headlines: Headlines) -> str:
-    return headlines.get(path, dicom.Headline()).series_uid
+def _plane_of(found: dicom.Headline) -> tuple[str, str, str]:
+    """Return the study, patient and orientation of a single image."""
+    return found.study, found.patient, " ".join(f"{value:.2f}" for value in found.place[3:])
+
+
+def _note_of_apart(count: int) -> str:
+    """Return what is to be known of an image, alone in its series, if there are `count` such images
+    of its study in one orientation; "" if these are too few to be a volume's."""
+    if count < LEAST_OF_VOLUME:
+        return ""
+    return (
+        f"{count} images of this study lie in one orientation, and each has a SeriesInstanceUID of "
+        "its own, or none; if they are slices of one volume, correct it"
+    )
 
 
 def _note_of_others(count: int) -> str:
@@ -190,7 +210,7 @@ def series_of(
         beside = (each for each in path.parent.parent.iterdir() if each.is_dir())
         folders = sorted({path.parent, *beside})
 
-    files = {own.instance or path: path}  # one of each instance
+    files = {_image_of(path, own): path}  # one of each image
     for folder in folders:
         if headlines is not None:
             found = headlines(folder)
@@ -199,8 +219,13 @@ def series_of(
             found = headlines_of(folder, None if path.is_symlink() else folder)
         for file, each in found.items():
             if each.series == own.series:
-                files.setdefault(each.instance or file, file)
+                files.setdefault(_image_of(file, each), file)
     return tuple(sorted(files.values()))
+
+
+def _image_of(path: Path, found: dicom.Headline) -> object:
+    """Return what copies of a file's image have in common; the path if nothing names the image."""
+    return found.image if found.instance else path
 
 
 def headlines_of(folder: Path, root: Path | None) -> Headlines:
