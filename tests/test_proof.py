@@ -67,6 +67,7 @@ from anodetect.record.rows import (
     rows_of,
     to_table,
 )
+from anodetect.stats.mask_use import MaskUse
 from benchmarks import fuzz
 
 OLD = Path(__file__).with_name("data") / "scores-format-2"
@@ -663,6 +664,32 @@ def test_a_patient_is_erased_and_the_record_holds_with_hashed_gaps(complete, tmp
     assert not verify(copy, head="0" * 64).intact
     with pytest.raises(ConfigError, match="has no group"):
         forget(copy, group)
+
+
+def test_of_a_patient_who_is_erased_no_mask_is_named_and_no_map_made_again_is_left(
+    complete, tmp_path
+):
+    copy = shutil.copytree(complete, tmp_path / "copy")
+    scored = directories.read(copy)
+    other = scored.rows[2].path
+    masks = MaskUse(used=1, missing=("1.png", other), wrong=("1.png",))
+    with_hashes(copy, evaluation=replace(scored.audit.evaluation, masks=masks))
+    maps, head = made_maps.folder_of(copy), directories.read(copy).audit.head
+    files = [
+        MadeFile(path, f"{path}.tiff", "tiff", "0" * 64, exact=True) for path in ("1.png", other)
+    ]
+    maps.mkdir()
+    for file in files:
+        (maps / file.name).touch()
+    made_maps.add(maps, head, files)
+
+    result = forget(copy, scored.rows[0].group)
+    assert not [file for file in copy.rglob("*.json") if b"1.png" in file.read_bytes()]
+    left = directories.read(copy).audit.evaluation.masks
+    assert (left.total, left.missing, left.wrong) == (4, ("(erased)", other), ("(erased)",))
+    assert made_maps.read(maps, result.head) == (files[1],)
+    assert [file.name for file in maps.iterdir() if file.suffix == ".tiff"] == [files[1].name]
+    assert b"1.png" not in (maps / made_maps.FILE).read_bytes()
 
 
 def test_gaps_that_audit_json_does_not_say_are_noticed(copy):

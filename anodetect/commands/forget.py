@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from anodetect.errors import ConfigError, RunError
 from anodetect.files import path_or_none, sha256_of, write_atomic
 from anodetect.output import report
 from anodetect.output.regions import FILE as REGIONS_FILE
-from anodetect.record import alike, directories, reviews, signatures, verification
+from anodetect.record import alike, directories, made_maps, reviews, signatures, verification
 from anodetect.record.audit import Audit, Erasure, ShownCases
 from anodetect.record.chain import GAP
 from anodetect.record.directories import ScoreDirectory, Tables
@@ -29,6 +29,7 @@ from anodetect.record.objects import content_of, parsed
 from anodetect.record.partial import LOCK, only_writer
 from anodetect.record.reports import NOTE, REPORT
 from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of, to_table
+from anodetect.stats.evaluation import Evaluation
 
 ERASED = "(erased)"
 
@@ -92,7 +93,9 @@ def _forget(path: Path, group: str, key: Ed25519PrivateKey | None) -> ForgetResu
     if key is not None:
         signatures.sign(new, head, key)
     report.write(new, key)
+    made_maps.erase(made_maps.folder_of(path), scored.audit.head, paths)
     _replace(path, new)
+    made_maps.move(made_maps.folder_of(path), scored.audit.head, head)
     return ForgetResult(len(erased), len(gone), verdicts, head, scored.audit.head)
 
 
@@ -165,7 +168,28 @@ def _thinned(audit: Audit, names: Collection[str]) -> Audit:
         caveats=tuple(_scrubbed(text, names) for text in audit.caveats),
         command=tuple(_scrubbed(text, names) for text in audit.command),
         reasons=reasons,
+        evaluation=_thinned_evaluation(audit.evaluation, names),
     )
+
+
+def _thinned_evaluation(evaluation: Evaluation | None, names: Collection[str]) -> Evaluation | None:
+    """Return an evaluation of which masks that could not be used are counted without these
+    names."""
+    if evaluation is None or evaluation.masks is None:
+        return evaluation
+
+    def thinned(known: Iterable[str]) -> tuple[str, ...]:
+        return tuple(ERASED if name in names else name for name in known)
+
+    masks = evaluation.masks
+    masks = replace(
+        masks,
+        missing=thinned(masks.missing),
+        empty=thinned(masks.empty),
+        wrong=thinned(masks.wrong),
+        large=thinned(masks.large),
+    )
+    return replace(evaluation, masks=masks)
 
 
 def _scrubbed(text: str, names: Collection[str]) -> str:

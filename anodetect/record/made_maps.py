@@ -2,14 +2,14 @@
 directory, in a folder of their own, and are no part of its record. No torch."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from anodetect.errors import RunError
-from anodetect.files import write_atomic
+from anodetect.files import inside, write_atomic
 from anodetect.record.objects import object_of
 
 FILE = "maps.json"
@@ -56,5 +56,29 @@ def add(folder: Path, head: str, files: Iterable[MadeFile]) -> None:
     except RunError:
         known = {}
     known |= {each.name: each for each in files}
-    listed = [asdict(known[name]) for name in sorted(known)]
+    _write(folder, head, known.values())
+
+
+def erase(folder: Path, head: str, paths: Collection[str]) -> None:
+    """Erase the files that were made of these inputs for the record with this head; RunError if the
+    folder is a link, or one of them leads out of it."""
+    known = read(folder, head)
+    gone = [each for each in known if each.path in paths]
+    if gone and folder.is_symlink():
+        raise RunError(f"{folder}: a link, in which nothing is erased; remove what it has first")
+    for each in gone:
+        inside(folder, each.name).unlink(missing_ok=True)
+    if gone:
+        _write(folder, head, set(known) - set(gone))
+
+
+def move(folder: Path, head: str, new: str) -> None:
+    """Let the files of the record with this head be those of its successor."""
+    known = read(folder, head)
+    if known:
+        _write(folder, new, known)
+
+
+def _write(folder: Path, head: str, files: Iterable[MadeFile]) -> None:
+    listed = [asdict(each) for each in sorted(files, key=lambda each: each.name)]
     write_atomic(folder / FILE, json.dumps({"head": head, "files": listed}, indent=1))
