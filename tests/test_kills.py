@@ -18,6 +18,7 @@ from anodetect import files
 from anodetect.commands import forget as forgetting
 from anodetect.commands.forget import forget
 from anodetect.commands.report import report
+from anodetect.commands.reviews import export
 from anodetect.errors import DiskFullError, RunError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.output import report as score_report
@@ -88,6 +89,18 @@ def test_a_second_writer_is_refused_before_any_work(inputs, tmp_path, name, plac
     (part / partial.LOCK).unlink(missing_ok=True)
     commands[name]()
     assert not list(tmp_path.rglob(partial.LOCK))
+
+
+def test_an_export_that_another_process_writes_is_refused(inputs, tmp_path):
+    from benchmarks import kills
+
+    part = shutil.copytree(inputs / "part1", tmp_path / "part1")
+    kills._judge(part, 1, None)
+    with held(tmp_path / "out.partial"), pytest.raises(RunError, match="is writing this export"):
+        export(part, "coco", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export(part, "coco", tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["reviews.json"]
 
 
 def test_a_lock_that_is_a_link_is_not_followed(inputs, tmp_path):

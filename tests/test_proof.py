@@ -617,6 +617,13 @@ def test_with_the_run_at_hand_what_the_record_repeats_of_it_is_compared(
         found = recompute(directories.read(out), pca_run).problems
         what = "the rule of masks does not" if name == "mask_rule" else f"the {name} in audit.json"
         assert any(what in problem for problem in found)
+    facts = environment.facts()
+    older = facts | {"packages": facts["packages"] | {"anodetect": "0.2.9"}}
+    audit_of_older = replace(audit, environment=older, config={})
+    directories.write(out, audit_of_older, directories.read_tables(out))
+    found = recompute(directories.read(out), pca_run)
+    said = "written by anodetect 0.2.9: what it says of the run's configuration"
+    assert found.problems == [] and any(said in text for text in found.not_looked_at)
     mask = next(out.rglob("*_mask.png"))
     with Image.open(mask) as picture:
         size = picture.size

@@ -99,7 +99,14 @@ def _compare_run(scored: ScoreDirectory, folder: Path, found: Findings) -> None:
         "backbones": [each.as_json() for each in header.backbones or ()],
     }
     recorded = audits.to_json(audit)
-    names = (*OF_RUN, *WORDED) if _of_this_release(scored) else OF_RUN
+    names: tuple[str, ...] = OF_RUN
+    if _of_this_release(scored):
+        names = (*OF_RUN, *WORDED)
+    else:
+        found.not_looked_at.append(
+            f"written by anodetect {_release(scored)}: what it says of the run's configuration, "
+            "backbones and other facts was not compared"
+        )
     for name in names:
         if not _alike(recorded[name], without_nan(of_run[name])):
             found.problems.append(f"the {name} in audit.json is not that of the run {folder}")
