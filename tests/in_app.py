@@ -63,6 +63,17 @@ def receipt(app):
     return sent(app)["receipts"][-1]["text"]
 
 
+def everything_sent(app):
+    """All that the browser is sent: what the viewer is, every element's message, and tables."""
+    found = [json.dumps(sent(app))]
+    for block in (app.main, app.sidebar):
+        found += [str(element.proto) for element in block if hasattr(element, "proto")]
+    for kind in ("dataframe", "text", "caption", "button", "selectbox", "multiselect", "expander"):
+        found += [str(element.proto) for element in app.get(kind)]
+    found += [frame.value.to_json() for frame in app.dataframe]
+    return "\n".join(found)
+
+
 # -- What it sends ---------------------------------------------------------------------------------
 
 

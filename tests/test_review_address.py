@@ -116,6 +116,22 @@ def test_the_next_unjudged_case_is_opened_from_every_page(visit):
     assert app.session_state["open"] == "part-003.png"
 
 
+@pytest.mark.parametrize("name", ["Threshold", "Summary", "Compare", "Batches", "Train"])
+def test_every_page_leads_to_the_next_unjudged_case_of_the_open_directory(
+    visit, scores, tmp_path, monkeypatch, name
+):
+    other = score_folders.write(tmp_path, 12)
+    monkeypatch.setattr(sys, "argv", ["app.py", str(scores), str(other)])
+    app = visit(reviewer="Yan", directory=str(other))
+    judge(app, "normal")
+    app.segmented_control(key="page").set_value(name).run()
+    (button,) = [each for each in app.button if each.key == "unjudged"]
+    button.click().run()
+    assert not app.exception and app.segmented_control(key="page").value == "Cases"
+    assert app.session_state["open"] == "part-002.png"
+    assert app.session_state["directory"] == other and app.session_state["reviewer"] == "Yan"
+
+
 def test_equal_q_values_are_sorted_by_score(scores):
     rows = directories.read(scores).rows
     keep = worklist.Filter()

@@ -29,12 +29,13 @@ import anodetect
 from anodetect import cli
 from anodetect.commands import review
 from anodetect.commands.rescore import rescore
-from anodetect.data import synthetic
+from anodetect.data import geometry, synthetic
 from anodetect.detectors import DETECTORS
 from anodetect.errors import ConfigError
 from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
 from anodetect.record.marks import Shown
+from anodetect.record.rows import ScoreRow, SliceRow, to_table
 from apps.review import display, facts, jobs, known, loading, page, routes, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
@@ -237,6 +238,59 @@ def test_blind_hides_everything_until_a_verdict(opened, scores):
     assert [review.blind for review in reviews.read(scores / reviews.FILE)] == [True, False]
 
 
+def names_in(text, scores):
+    """The paths that a text has, and names of files."""
+    paths = {row.path for row in directories.read(scores).rows}
+    names = paths | {path.rpartition("/")[2] for path in paths}
+    return sorted(name for name in names if name in text)
+
+
+@pytest.mark.parametrize("view", ["Case", "Gallery"])
+def test_nothing_that_a_blind_reader_is_sent_names_an_image(opened, scores, monkeypatch, view):
+    drawn = {}
+
+    def component(name, **_):
+        def draw(*, data=None, **_):
+            drawn[name] = data
+
+        return draw
+
+    app = opened(scores)
+    path = app.session_state["open"]
+    judge(app, "normal", comment="a scratch")
+    undo(app)
+    assert f"took back normal on {path}" in receipt(app)
+    assert path in names_in(in_app.everything_sent(app), scores)
+    app.toggle(key="blind").set_value(True).run()
+    assert receipt(app) == "took back normal, record 2"
+    assert names_in(in_app.everything_sent(app), scores) == []
+
+    monkeypatch.setattr(page.st.components.v2, "component", component)
+    app.segmented_control(key="view").set_value(view).run()
+    assert not app.exception
+    assert names_in(json.dumps(drawn), scores) == []
+
+
+def test_a_group_that_is_one_image_has_a_number_while_blind(opened, scores):
+    tables = directories.read_tables(scores)
+    rows = list(directories.read(scores).rows)
+    lots = {0: "lot 7", 1: "lot 8"}
+    grouped = [replace(row, group=lots.get(n % 4, row.path)) for n, row in enumerate(rows)]
+    tables = replace(tables, scores=to_table(grouped, ScoreRow))
+    directories.write(scores, directories.read(scores).audit, tables)
+    app = opened(scores)
+    app.toggle(key="by_group").set_value(True).run()
+    app.multiselect(key="groups").set_value([rows[2].path, "lot 7"]).run()
+    app.toggle(key="blind").set_value(True).run()
+    assert not app.exception and names_in(in_app.everything_sent(app), scores) == []
+    assert app.multiselect(key="groups").options == ["lot 7", "lot 8"]
+    assert app.multiselect(key="groups").value == ["lot 7"]
+    app.multiselect(key="groups").set_value([]).run()
+    assert names_in(in_app.everything_sent(app), scores) == []
+    shown = app.dataframe[0].value["patient or lot"]
+    assert all(name in ("lot 7", "lot 8") or name.isdecimal() for name in shown)
+
+
 def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, scores):
     one = opened(scores, reviewer="Ben")
     path = one.session_state["open"]
@@ -329,6 +383,36 @@ def test_every_case_says_what_is_to_be_known(opened, scores, scored_volume):
     flagged = sum(bool(each.flagged) for each in slices)
     profile = routes.describe(sent(app)["open"]).volume.profile
     assert f"{flagged} of {len(slices)} slices flagged" in profile.found
+
+    (line,) = [text.value for text in app.expander[0].text if "This volume:" in text.value]
+    assert profile.found.partition(" · ")[0] in line and flagged
+    app.toggle(key="blind").set_value(True).run()
+    assert not any("This volume:" in text.value for text in app.expander[0].text)
+
+
+@pytest.mark.parametrize("turned", [(1, 1, 1), (-1, -1, -1)])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_strip_numbers_slices_as_the_screen_does(plane, turned):
+    affine = np.diag([*(3 * np.array(turned)), 1.0])
+    shape = geometry.along((9, 10, 11), affine, plane)
+    rows, depth = [], shape.sides[0]
+    along = shape.axes[0]
+    for number in range(depth):  # as on the screen
+        left, posterior, superior = shape.position((number, 0, 0))
+        row = SliceRow(
+            path="v",
+            group="v",
+            axis=plane,
+            slice=int(shape.source_index((number, 0, 0))[along]),
+            left_mm=left,
+            posterior_mm=posterior,
+            superior_mm=superior,
+            foreground=1.0,
+            flagged=number in (1, 2),
+        )
+        rows.append(row)
+    by_slice = sorted(rows, key=lambda each: each.slice)
+    assert known.in_volume(by_slice) == f"2 of {depth} slices flagged: 2–3"
 
 
 @pytest.mark.parametrize("name", page.PAGES)

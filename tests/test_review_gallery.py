@@ -132,7 +132,7 @@ def test_what_is_sent_again_after_a_new_start_is_recorded_once(shelf, folder, mo
             monkeypatch.setattr(module, "OFFICE", office)
         shelves.put(f"shelf of start {start}", shelf)
         gallery._receive(f"shelf of start {start}", gallery.Message(1, "", sent))
-        said = [each.text for each in receipts.receipts_of(shelf.session)]
+        said = [each.text for each in receipts.receipts_of(shelf.session, blind=shelf.blind)]
         assert said[:2] == ["normal, record 1", "normal, record 2"]
         assert said[3] == "took back normal on part-002.png, record 4"
     found = [(each.verdict, each.id) for each in reviews.read(folder / reviews.FILE)]

@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from anodetect.commands import review
 from anodetect.errors import RunError
-from anodetect.record import directories
+from anodetect.record import alike, directories
 from anodetect.record.marks import Shown
 from anodetect.record.rows import GroupRow, ScoreRow, to_table
 from anodetect.stats.agreement import summary
@@ -254,6 +254,22 @@ def test_no_verdict_on_a_table_that_was_changed(folder, tmp_path):
     with pytest.raises(RunError, match="changed or missing"):
         store.add(row, "Ada", "normal", [Shown(row.path, row.sha256, painted=True)])
     assert store.read() == []
+
+
+def test_pages_say_what_is_not_for_a_large_directory(tmp_path, monkeypatch):
+    out = score_folders.write(tmp_path, 30)
+    shutil.copytree(out, tmp_path / "other")
+    (out / alike.FILE).write_bytes(b"")
+    monkeypatch.setattr(session, "LARGE", 20)
+    in_app.serve(monkeypatch, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["app.py", str(out), str(tmp_path / "other")])
+    app = AppTest.from_file(str(review.app_file()), default_timeout=60).run()
+    assert "novelty" not in app.selectbox(key="order").options
+    assert any("there is no order by novelty" in each.value for each in app.caption)
+    app.segmented_control(key="page").set_value("Compare").run()
+    (said,) = [each.value for each in app.info]
+    assert "up to 100 000 rows each. This one has 30" in said
+    assert not app.exception and not app.error
 
 
 def test_the_app_opens_a_large_directory_without_reading_the_table(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from benchmarks.review import browser, served
 
 pytestmark = in_chromium.VIEWER
 PAINTED = "#viewer[data-painted=true]"
+IDLE = "[data-test-script-state=notRunning]"
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +229,44 @@ def test_the_pointer_tells_the_value_of_its_pixel_in_every_panel(visit, scores, 
                 break
             page.wait_for_timeout(100)
         expect(page.locator("#viewer output")).to_have_text(text)
+
+    page.keyboard.press("n")  # the pointer stays
+    on_screen(page, ranked[1])
+    case = loading.load(directories.read(scores), ranked[1])
+    intensity, anomaly = case.image[0, 12, 41], float(f"{case.heatmap[12, 41]:.4g}")
+    text = f"x 41, y 12 · intensity {intensity:g} · anomaly {anomaly:g}"
+    expect(page.locator("#viewer output")).to_have_text(text)
+
+
+def test_the_next_unjudged_case_by_its_key_from_other_pages(visit, ranked):
+    page = visit("Juno")
+    on_screen(page, ranked[0])
+    for name, after in (("Summary", 1), ("Compare", 2), ("Batches", 3)):
+        page.get_by_text(name, exact=True).first.click()
+        page.wait_for_selector("#viewer", state="detached")
+        page.wait_for_selector(IDLE, state="attached")
+        page.keyboard.press("j")
+        on_screen(page, ranked[after])
+    page.get_by_text("Gallery", exact=True).first.click()
+    page.wait_for_selector("#gallery .cell")
+    page.wait_for_selector(IDLE, state="attached")
+    page.keyboard.press("j")
+    on_screen(page, ranked[4])
+    assert not page.errors
+
+
+def test_a_receipt_loses_the_name_of_a_case_that_is_hidden_later(visit, ranked):
+    page = visit("Rita")
+    on_screen(page, ranked[0])
+    page.keyboard.press("1")
+    on_screen(page, ranked[1])
+    page.keyboard.press("z")
+    receipt = page.locator("#viewer .receipt")
+    expect(receipt).to_contain_text(f"took back normal on {ranked[0].path}")
+    page.get_by_text("Blind until judged").click()
+    expect(receipt).to_have_text(re.compile(r"Saved: took back normal, record \d+"))
+    gone = "name => !document.documentElement.outerHTML.includes(name)"
+    page.wait_for_function(gone, arg=ranked[0].path, timeout=60_000)
 
 
 def test_a_box_and_a_comment_go_with_the_verdict_of_their_case(visit, scores, ranked):

@@ -13,7 +13,7 @@ from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.agreement import UNDEFINED, Agreement, agreements
 
-from . import chips, likeness, peek, worklist
+from . import chips, likeness, peek, unjudged, worklist
 from .large import paths_of
 from .scores import NOTHING_NEW, Scores
 from .session import ReviewSession, thumbnails_of
@@ -39,13 +39,6 @@ ROW_HEIGHT, GROUP_HEIGHT, TABLE_HEIGHT = 44, 36, 600  # pixels
 def go_to(path: str) -> None:
     """Open a case."""
     st.session_state.open = path
-
-
-def open_unjudged() -> None:
-    """Open the page of cases at the next one that the reviewer has not judged."""
-    st.session_state.page = "Cases"
-    st.session_state.skips = True
-    st.session_state.view = "Case"
 
 
 # -- Order and filters -----------------------------------------------------------------------------
@@ -96,6 +89,13 @@ def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
         label = chips.CONDITIONS[key].label
         return frozenset(popover.multiselect(label, options, key=key, bind="query-params"))
 
+    group_names = scores.blind_group_names if blind else scores.group_names
+    if blind and st.session_state.get("groups"):
+        known = set(group_names if len(group_names) > 1 else ())
+        chosen = [name for name in st.session_state.groups if name in known]
+        if chosen != st.session_state.groups:  # a name of an image was chosen before
+            st.session_state.groups = chosen
+
     # A sample of another directory, which has other paths, is none of this one.
     sample = frozenset(st.session_state.audit_sample & scores.by_path.keys())
     only_sample = sample and popover.checkbox(
@@ -103,7 +103,7 @@ def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
     )
     keep = Filter(
         status=choose_several("status", scores.statuses),
-        groups=choose_several("groups", scores.group_names),
+        groups=choose_several("groups", group_names),
         reviewed=popover.selectbox(
             "Reviewed", worklist.PROGRESS, key="reviewed", bind="query-params"
         ),
@@ -130,7 +130,7 @@ def draw_progress(session: ReviewSession) -> None:
     done = sum(session.reviewer in judged for judged in session.judgements.values())
     by_whom = " by you" if session.reviewer else ""
     st.sidebar.progress(done / total, f"{done} of {total} reviewed{by_whom}")
-    st.sidebar.button("Next unjudged · J", key="unjudged", on_click=open_unjudged)
+    unjudged.draw()
 
     for pair in agreements(session.judgements, session.first_blind):
         if session.reviewer not in pair.readers:
@@ -155,9 +155,15 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
     start = max(0, min(place - AROUND // 4, len(groups) - GROUPS_SHOWN))
     part = groups[start : start + GROUPS_SHOWN]
 
+    names = [group.name for group in part]
+    if blind:  # an image that is of no patient or lot is one by its path
+        for n, group in enumerate(part):
+            if group.name == group.rows[0].path:
+                names[n] = str(start + n + 1)
+
     shown: dict[str, Sequence[Any]] = {
         "": [_mark(number == place) for number in range(start, start + len(part))],
-        "patient or lot": short_cells([group.name for group in part]),
+        "patient or lot": short_cells(names),
         "judged": [f"{group.judged} of {len(group.rows)}" for group in part],
     }
     if any(group.studies for group in part):

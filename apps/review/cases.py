@@ -12,6 +12,7 @@ from . import (
     chips,
     focus,
     gallery,
+    known,
     remaking,
     routes,
     similar,
@@ -122,6 +123,10 @@ def _draw_known(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     with st.expander(title, icon=icon, key="known"):
         for note in notes:
             st.text(f"{'⚠ ' if note.serious else ''}{note.text}")
+        slices = () if hidden else session.scores.slices.get(row.path, ())
+        if slices:
+            regions = "where regions count is marked below the picture"
+            st.text(f"This volume: {known.in_volume(slices)}; {regions}")
         if row.differs and not hidden:
             st.text(f"⚠ This file is unlike what the model has seen: {row.differs}")
 

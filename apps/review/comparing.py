@@ -42,6 +42,10 @@ def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
     url, moved_to = os.environ.get(DATABASE, ""), st.session_state.moved_to
     sessions = open_session(first, url, "", moved_to), open_session(second, url, "", moved_to)
 
+    large = [each for each in sessions if each.scores.is_large]
+    if large:
+        _say_too_large(large[0])
+        return
     pairs = comparison.matched(*(each.directory.rows for each in sessions))
     if not pairs:
         st.info("These two have no image in common: none with the same contents.")
@@ -53,6 +57,16 @@ def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
         st.info("There is no such image.")
         return
     _draw_pair(sessions, kept[_choose(kept)])
+
+
+def _say_too_large(session: ReviewSession) -> None:
+    """Say why this score directory is not compared."""
+    st.info(
+        f"This page puts every row of two score directories side by side, which it does up to "
+        f"100 000 rows each. This one has {session.scores.count}; compare parts of it, scored with "
+        "--shard, or what `anodetect evaluate` says of each:"
+    )
+    st.text(str(session.directory.path))
 
 
 def _counts(pairs: Sequence[Pair]) -> dict[str, list[str | int]]:

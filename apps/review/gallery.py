@@ -71,7 +71,7 @@ def draw(session: ReviewSession, rows: Sequence[ScoreRow], blind: bool) -> None:
         "total": len(rows),
         "keys": {key.lower(): verdict for verdict, key in state.verdict_keys.items()},
         "reviewer": session.reviewer,
-        "receipts": [asdict(each) for each in receipts.receipts_of(session)],
+        "receipts": [asdict(each) for each in receipts.receipts_of(session, blind=blind)],
         "address": "viewer/",
     }
 
@@ -111,7 +111,7 @@ def record(shelf: Shelf, given: Given) -> Done:
     """
     session = shelf.session
     if given.verdict == UNDO:
-        return replace(receipts.take_back(session, given.id, blind=shelf.blind), path="")
+        return replace(receipts.take_back(session, given.id), path="")
 
     if given.verdict not in JUDGEMENTS:
         raise ConfigError(f"no verdict {given.verdict!r}")
@@ -145,5 +145,5 @@ def _region(session: ReviewSession, row: ScoreRow) -> str:
     """Return the regions that are on record or drawn, which the verdict keeps."""
     text = drafts.draft_of(session, row.path).region
     if text and row.is_volume:
-        raise DataError(f"{row.path} has regions: judge it in its own view")
+        raise DataError("a volume with regions is judged in its own view")
     return marks.to_text(regions.parse(text, row))

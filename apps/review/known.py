@@ -5,11 +5,13 @@ case.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from scipy import ndimage
 
 from anodetect.record.audit import Audit
 from anodetect.record.failures import Failure
+from anodetect.record.rows import SliceRow
 from anodetect.types import Bools
 
 from .words import amount
@@ -85,6 +87,15 @@ def _of_training(facts: Mapping[str, object]) -> list[Note]:
         notes.append(Note(text, serious=True))
 
     return notes
+
+
+def in_volume(slices: Sequence[SliceRow]) -> str:
+    """Return which slices of a volume are flagged, numbered as on the screen: those of a plane from
+    the right, the front or below on."""
+    along = {"axial": "superior_mm", "coronal": "posterior_mm", "sagittal": "left_mm"}
+    ordered = sorted(slices, key=attrgetter(along.get(slices[0].axis, "slice")))
+    flagged = [number for number, each in enumerate(ordered, start=1) if each.flagged]
+    return Found(tuple(flagged), len(ordered)).text
 
 
 def regions_text(found: Bools, block: int) -> str:

@@ -163,6 +163,11 @@ class LargeScores(Scores):
         return self.catalogue.rows_at(np.sort(self._blind_order[:SAMPLED]), COLUMNS)
 
     @cached_property
+    def blind_group_names(self) -> tuple[str, ...]:
+        of_images = self.catalogue.places(self.group_names)
+        return tuple(name for name in self.group_names if name not in of_images)
+
+    @cached_property
     def has_groups(self) -> bool:
         """Return whether rows can be put together by patient or lot: if some have several, and if
         they are not too many."""

@@ -18,7 +18,6 @@ from anodetect.stats import spellings
 from . import (
     address,
     batches_page,
-    case_list,
     cases,
     comparing,
     logins,
@@ -26,6 +25,7 @@ from . import (
     summary,
     threshold,
     training,
+    unjudged,
 )
 from .session import ReviewSession, open_session
 from .widgets import show_problem
@@ -128,11 +128,13 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
         st.session_state.problem = ""
 
     page = PAGES[name]
-    if isinstance(page, RootPage):
-        page.draw(roots)
-        return
-    if isinstance(page, FoldersPage):
-        page.draw(choices, roots)
+    if not isinstance(page, ScorePage):
+        if choices:
+            unjudged.draw()
+        if isinstance(page, RootPage):
+            page.draw(roots)
+        else:
+            page.draw(choices, roots)
         return
 
     if reviewer is None:
@@ -143,9 +145,7 @@ def _draw(folders: Sequence[Path], roots: Sequence[Path]) -> None:
     elif session.scores.count:
         page.draw(session)
         if page.draw is not cases.draw:
-            st.sidebar.button(
-                "Next unjudged case", key="unjudged", on_click=case_list.open_unjudged
-            )
+            unjudged.draw()
     else:
         st.info("No image was scored here.")
 

@@ -7,7 +7,7 @@ thread wherever Streamlit's state is read, so that a record is noted here at onc
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Protocol, TypeVar
 
@@ -32,10 +32,13 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Done:
-    """The outcome of a verdict, and the path of the case to open after it."""
+    """The outcome of a verdict, and the path of the case to open after it. A receipt that names the
+    case `named` has the text `unnamed` while that one is hidden."""
 
     receipt: Receipt
     path: str
+    named: str = ""
+    unnamed: str = ""
 
 
 class Sent(Protocol):
@@ -51,10 +54,16 @@ _done: dict[tuple[str, str], dict[str, Done]] = {}  # by score directory and rev
 _recording = Lock()
 
 
-def receipts_of(session: ReviewSession) -> list[Receipt]:
-    """Return the receipts of the reviewer's last verdicts."""
+def receipts_of(session: ReviewSession, *, blind: bool) -> list[Receipt]:
+    """Return the receipts of the reviewer's last verdicts, none of which names a case that is
+    hidden now."""
     with _recording:
-        return [done.receipt for done in _done_of(session).values()]
+        all_done = list(_done_of(session).values())
+    found = []
+    for done in all_done:
+        is_hidden = done.named and session.is_hidden(done.named, blind)
+        found.append(replace(done.receipt, text=done.unnamed) if is_hidden else done.receipt)
+    return found
 
 
 def settle(
@@ -84,13 +93,13 @@ def _done_of(session: ReviewSession) -> dict[str, Done]:
     return _done.setdefault((session.store.head, session.reviewer), {})
 
 
-def take_back(session: ReviewSession, id: str, *, blind: bool) -> Done:
+def take_back(session: ReviewSession, id: str) -> Done:
     """Take the reviewer's last verdict back, once for this id; ConfigError where there is none."""
     last = _taken_back(session, id)
     record = session.store.withdraw(last, session.reviewer, id)
-    place = "" if blind else f" on {last.path}"
-    text = f"took back {last.verdict}{place}, record {record.number}"
-    return Done(Receipt(id, text), last.path)
+    text = f"took back {last.verdict} on {last.path}, record {record.number}"
+    unnamed = f"took back {last.verdict}, record {record.number}"
+    return Done(Receipt(id, text), last.path, last.path, unnamed)
 
 
 def _taken_back(session: ReviewSession, id: str) -> Review:

@@ -75,6 +75,11 @@ class Scores:
         """Return the rows that a page computes from: all, or a random sample of too many."""
         return self.directory.rows
 
+    @cached_property
+    def blind_group_names(self) -> tuple[str, ...]:
+        """Return the groups to choose from without those that are named by their only image."""
+        return tuple(name for name in self.group_names if name not in self.by_path)
+
     @property
     def has_groups(self) -> bool:
         """Return whether rows can be put together by patient or lot."""

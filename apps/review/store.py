@@ -315,7 +315,7 @@ class Store:
         """Raise ConfigError where a study's plan does not allow a record."""
         row = self._rows.get(review.path)
         if row is None:
-            raise ConfigError(f"{review.path} is no case of this study; nothing was recorded")
+            raise ConfigError("this is no case of the study; nothing was recorded")
 
         with self._reading:
             stands = self._progress = self._brought_on(plan)

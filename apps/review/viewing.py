@@ -113,6 +113,7 @@ def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: boo
         by_path[path] = _card(session, session.scores.by_path[path], paths, blind)
 
     state = st.session_state
+    last = receipts.receipts_of(session, blind=blind)[-RECEIPTS:]
     data = {
         "session": state.setdefault("viewer_session", token_hex(8)),
         "seq": state.get("viewer_seq", 0),
@@ -120,7 +121,7 @@ def draw(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: boo
         "cards": [asdict(card) for card in by_path.values()],
         "order": [by_path[path].ticket for path in around],
         "unjudged": [by_path[path].ticket for path in unjudged],
-        "receipts": [asdict(receipt) for receipt in receipts.receipts_of(session)[-RECEIPTS:]],
+        "receipts": [asdict(receipt) for receipt in last],
         "keys": {key.lower(): verdict for verdict, key in state.verdict_keys.items()},
         "reviewer": session.reviewer,
         "address": "viewer/",
@@ -227,7 +228,7 @@ def _record(session: ReviewSession, paths: Sequence[str], blind: bool, verdict: 
     """
     store, reviewer = session.store, session.reviewer
     if verdict.verdict == UNDO:
-        return receipts.take_back(session, verdict.id, blind=blind)
+        return receipts.take_back(session, verdict.id)
 
     if verdict.verdict not in JUDGEMENTS:
         raise ConfigError(f"no verdict {verdict.verdict!r}")

@@ -67,7 +67,7 @@ class Gallery {
   private selected = new Set<string>(); // tickets
   private proofs = new Map<string, string>(); // that came with thumbnails, by ticket
   private painted = new Map<string, string>(); // proofs of those that were on the screen
-  private box: Outbox<Given> = { outbox: [], failed: [], last: "" };
+  private box: Outbox<Given> = { outbox: [], failed: [], last: null };
   private isRestored = false; // what was on its way before the page was made again
   private seq = Date.now();
   private current = 0;
@@ -189,7 +189,7 @@ class Gallery {
     picture.replaceChildren(image);
     this.load(image, item).then(
       () => requestAnimationFrame(() => requestAnimationFrame(() => this.paint(cell, item))),
-      () => picture.replaceChildren("No picture"),
+      () => { if (image.isConnected) picture.replaceChildren("No picture"); },
     );
   }
 

@@ -31,6 +31,7 @@ const SIGNS: Record<string, string> = { normal: "✓", anomalous: "✗", unsure:
 const LONGEST = 40; // letters of regions that are shown
 const VOLUMES = 2; // neighbours that are fetched while volumes are looked at
 const EVERY = 250; // milliseconds between two questions how far the reading is
+const READOUT = "Intensity and anomaly under the pointer are shown here.";
 const HELP = "N → next · P ← previous · J next unjudged · Z undo · O overlay · + − opacity · "
   + "0 whole image · B box · L outline · G polygon · D brush · E eraser · [ ] brush's size · "
   + "W window · Esc pan · Ctrl Z last region back · Del discard regions · wheel zoom · "
@@ -43,6 +44,7 @@ class Viewer {
   private painted = ""; // ticket of the case that is painted
   private asked = voxelIn(location.href);
   private showing = 0; // counts the cases shown
+  private pointer: PointerEvent | null = null; // where it is in the panels
   private clock = new Clock();
   private timed = ""; // ticket of the case that the clock runs for
   private comments = new Map<string, string>(); // by ticket, until the verdict
@@ -67,7 +69,7 @@ class Viewer {
     send: () => this.resend(), drop: () => this.drop(),
   });
   private place = make("div", { class: "panels" });
-  private readout = make("output", {}, "Intensity and anomaly under the pointer are shown here.");
+  private readout = make("output", {}, READOUT);
   private comment = make("input", {
     type: "text", maxlength: "4000", "aria-label": "Comment, kept with the verdict",
     placeholder: "Comment, kept with the verdict",
@@ -114,6 +116,8 @@ class Viewer {
     });
     this.layOut();
     this.listenToWheel();
+    this.place.addEventListener("pointermove", (event) => { this.pointer = event; });
+    this.place.addEventListener("pointerleave", () => { this.pointer = null; });
     window.addEventListener("keydown", (event) => this.press(event), true);
     window.addEventListener("pointerdown", () => { this.isTabbed = false; }, true);
     this.remember();
@@ -230,12 +234,20 @@ class Viewer {
         this.painted = this.state.open;
         this.panels!.see();
         this.root.dataset.painted = "true";
+        this.read();
         this.prefetch();
       });
     });
   }
 
+  /** Say the values under a pointer that stays where it is. */
+  private read(): void {
+    const at = this.pointer && this.panels!.at(this.pointer);
+    if (at) this.readout.textContent = this.panels!.read(at) || " ";
+  }
+
   private unpaint(): void {
+    this.readout.textContent = READOUT; // no other image's values
     this.painted = this.timed = "";
     this.root.dataset.painted = "false";
     this.root.dataset.case = card(this.state)?.label ?? "";

@@ -12,7 +12,7 @@ export interface Sent {
 export interface Outbox<V extends Sent> {
   outbox: V[]; // not acknowledged
   failed: Receipt[]; // of the outbox, not recorded
-  last: string; // the last receipt
+  last: Receipt | null; // of what was recorded last
 }
 
 /** Where the tab keeps what is on its way, and what that is of. */
@@ -41,10 +41,12 @@ export function acknowledged<V extends Sent>(
   const sent = new Set(outbox.map(({ id }) => id));
   const mine = receipts.filter(({ id }) => sent.has(id));
   const done = new Set(mine.filter(({ problem }) => !problem).map(({ id }) => id));
+  const saved = mine.filter(({ problem }) => !problem).at(-1) ?? last;
   return {
     outbox: outbox.filter(({ id }) => !done.has(id)),
     failed: mine.filter(({ problem }) => problem),
-    last: mine.filter(({ problem }) => !problem).at(-1)?.text ?? last,
+    // As it is worded now: of a case that has been hidden since, the name is gone.
+    last: receipts.find(({ id }) => id === saved?.id) ?? null,
   };
 }
 
@@ -122,7 +124,7 @@ export class ReceiptLine<V extends Sent> {
     const { outbox, failed, last } = this.actions.box(), reviewer = this.actions.reviewer();
     if (reviewer) keepOutbox(this.place, reviewer, outbox);
     const isLate = outbox.length > 0 && Date.now() - this.sentAt > PATIENCE;
-    let text = last ? `Saved: ${last}` : "";
+    let text = last ? `Saved: ${last.text}` : "";
     if (outbox.length) text = `Saving ${outbox.length} …`;
     if (isLate) text = `${outbox.length} not saved yet: does the app still run?`;
     if (failed.length)

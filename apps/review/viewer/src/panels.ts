@@ -64,6 +64,7 @@ const NAMES = ["image", "heatmap over it", "heatmap"];
 export class Panels {
   private panels: Panel[] = [];
   private cases = new Map<string, Prepared>();
+  private forgotten = new WeakSet<Prepared>();
   private coming = new Map<string, Promise<Prepared>>();
   private shown: Prepared | null = null;
   private painters = new Map<string, Painter>();
@@ -116,8 +117,8 @@ export class Panels {
     for (const [ticket, each] of this.cases) {
       if (tickets.has(ticket) || each === this.shown) continue;
       this.cases.delete(ticket);
-      for (const { panel, item } of each.images)
-        if (item) this.panels[panel]!.viewer.world.removeItem(item);
+      this.forgotten.add(each);
+      for (const placed of each.images) this.remove(placed);
     }
   }
 
@@ -133,9 +134,10 @@ export class Panels {
     const prepared: Prepared = { card, text, layers, volume, view: "", images: [], outlines };
     if (layers.size === 0) return prepared; // files can be put back: ask again next time
     this.place(prepared);
-    await Promise.all(prepared.images.map((each) => this.add(each)));
+    await Promise.all(prepared.images.map((each) => this.add(prepared, each)));
     volume?.fetchAhead(volume.planes(prepared.view));
     this.cases.set(card.ticket, prepared);
+    this.replaceThird(prepared); // another one was chosen meanwhile
     if (this.appearance.contours || this.appearance.truth) this.fetchOutlines(prepared);
     return prepared;
   }
@@ -189,18 +191,27 @@ export class Panels {
     return new PaintedSource(layer, painter, imageOptions(layer, [width, height]));
   }
 
-  private add(placed: Placed): Promise<void> {
+  /** Put a picture of a case into its panel, unseen, or to be seen if the case is on the screen. One
+   * that another has taken the place of meanwhile is taken out again. */
+  private add(prepared: Prepared, placed: Placed): Promise<void> {
     const { viewer } = this.panels[placed.panel]!;
     return new Promise((resolve, reject) => {
       viewer.addTiledImage({
         tileSource: placed.source, width: 1, opacity: 0, preload: true,
         success: (event: unknown) => {
           placed.item = (event as { item: OpenSeadragon.TiledImage }).item;
+          const isLate = this.forgotten.has(prepared) || !prepared.images.includes(placed);
+          if (isLate) this.remove(placed);
+          else if (prepared === this.shown) placed.item.setOpacity(this.opacity(placed.role));
           resolve();
         },
         error: () => reject(new Error("the picture cannot be drawn")),
       } as unknown as OpenSeadragon.TileSourceSpecifier);
     });
+  }
+
+  private remove({ panel, item }: Placed): void {
+    if (item) this.panels[panel]!.viewer.world.removeItem(item);
   }
 
   // -- The case on the screen ----------------------------------------------------------------------
@@ -238,14 +249,10 @@ export class Panels {
 
   /** Make the pictures of a volume anew, for another view. */
   private placeAnew(prepared: Prepared): void {
-    for (const { panel, item } of prepared.images)
-      if (item) this.panels[panel]!.viewer.world.removeItem(item);
+    for (const each of prepared.images) this.remove(each);
     this.place(prepared);
-    for (const each of prepared.images) {
-      this.add(each).then(() => {
-        if (prepared === this.shown) each.item!.setOpacity(this.opacity(each.role));
-      }, (error: Error) => this.onProblem(error.message));
-    }
+    for (const each of prepared.images)
+      this.add(prepared, each).catch((error: Error) => this.onProblem(error.message));
     this.homing = true;
   }
 
@@ -289,7 +296,10 @@ export class Panels {
       this.show(this.shown);
       this.onSlice();
     }
-    if (third !== appearance.third) this.replaceThird();
+    if (third !== appearance.third) {
+      for (const each of this.cases.values()) this.replaceThird(each);
+      if (this.shown) this.panels[2]!.title.textContent = this.titleOf(this.shown, 2);
+    }
     for (const each of this.cases.values()) this.repaint(each);
     for (const each of this.shown?.images ?? []) each.item?.setOpacity(this.opacity(each.role));
     if (this.shown && (appearance.contours || appearance.truth)) this.fetchOutlines(this.shown);
@@ -331,19 +341,18 @@ export class Panels {
     return full && (byHand[1] <= full[0] || byHand[0] >= full[1]) ? "auto" : window;
   }
 
-  private replaceThird(): void {
-    const shown = this.shown;
-    for (const each of this.cases.values()) {
-      const old = each.images.find(({ role }) => role === "third");
-      const layers = old?.plane ? each.volume!.layersIn(old.plane) : each.layers;
-      const layer = layers.get(this.appearance.third) ?? layers.get("heatmap");
-      if (!old || !layer) continue;
-      if (old.item) this.panels[2]!.viewer.world.removeItem(old.item);
-      old.item = null;
-      old.source = this.source(each, "third", layer, old.plane);
-      this.add(old).then(() => { if (each === shown) old.item?.setOpacity(1); });
-    }
-    if (shown) this.panels[2]!.title.textContent = this.titleOf(shown, 2);
+  /** Put the third picture that was chosen in the place of the one that a case has. */
+  private replaceThird(prepared: Prepared): void {
+    const place = prepared.images.findIndex(({ role }) => role === "third");
+    const old = prepared.images[place];
+    const layers = old?.plane ? prepared.volume!.layersIn(old.plane) : prepared.layers;
+    const layer = layers.get(this.appearance.third) ?? layers.get("heatmap");
+    if (!old || !layer || layer === old.source.layer) return;
+    const source = this.source(prepared, "third", layer, old.plane);
+    const placed = { ...old, source, item: null };
+    prepared.images[place] = placed;
+    this.remove(old);
+    this.add(prepared, placed).catch((error: Error) => this.onProblem(error.message));
   }
 
   private repaint(prepared: Prepared): void {
@@ -444,9 +453,10 @@ export class Panels {
     for (const { source } of shown.images) {
       if ((source as SliceSource).refresh()) continue;
       isHere = false;
+      const isStill = () => volume === this.volume && index === volume.index;
       source.layer.fetch(source.layer.url(0, 0, 0)).then(
-        () => { if (volume === this.volume && index === volume.index) this.arrive(); },
-        (error: Error) => this.onProblem(`No slice: ${error.message}`));
+        () => { if (isStill()) this.arrive(); },
+        (error: Error) => { if (isStill()) this.onProblem(`No slice: ${error.message}`); });
     }
     volume.fetchAhead(planes);
     if (this.appearance.contours || this.appearance.truth) this.fetchOutlines(shown);
@@ -509,7 +519,7 @@ export class Panels {
       if (prepared.outlines.has(name)) continue;
       prepared.outlines.set(name, []);
       fetch(`${this.address}outline/${prepared.card.ticket}/${name}`)
-        .then((response) => response.json())
+        .then((response) => (response.ok ? response.json() : Promise.reject(new Error())))
         .then((lines: number[][]) => {
           prepared.outlines.set(name, lines);
           this.redraw();

@@ -19,7 +19,7 @@ export interface Step {
 }
 
 export const EMPTY: State = {
-  seq: 0, open: "", waiting: true, cards: new Map(), data: null, outbox: [], failed: [], last: "",
+  seq: 0, open: "", waiting: true, cards: new Map(), data: null, outbox: [], failed: [], last: null,
   judged: new Set(),
 };
 

@@ -138,6 +138,11 @@ export class PaintedSource extends OpenSeadragon.TileSource {
     for (const each of this.painted.values()) this.paint(each);
   }
 
+  /** Paint what the layer is at; return whether it is here. */
+  refresh(): boolean {
+    return true;
+  }
+
   forget(url: string): void {
     this.painted.delete(url);
   }
@@ -156,6 +161,7 @@ export class PaintedSource extends OpenSeadragon.TileSource {
       const painted = { url, context, picture, values };
       this.painted.set(job.src, painted);
       this.paint(painted);
+      this.refresh(); // of a volume another slice was gone to meanwhile
       job.finish(isSmall(this.layer) ? enlarged(context, this) : context, null, "context2d");
     }, (error: Error) => job.fail(error.message, null));
   }

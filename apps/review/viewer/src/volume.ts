@@ -66,7 +66,7 @@ export class SliceSource extends PaintedSource {
   }
 
   /** Paint the slice that the layer is at, if its values are here; return whether they are. */
-  refresh(): boolean {
+  override refresh(): boolean {
     const url = this.slices.url(), values = this.slices.kept(url);
     if (!values) return false;
     for (const each of this.painted.values()) {

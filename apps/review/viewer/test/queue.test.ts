@@ -76,11 +76,21 @@ test("what is not acknowledged is kept and sent again, what is acknowledged only
   ];
   const after = received(two, data({ seq: 2, open: "d", receipts }));
   expect(after.outbox.map((each) => each.id)).toEqual(["2"]);
-  expect(after.last).toBe("normal, record 1");
+  expect(after.last?.text).toBe("normal, record 1");
   expect(after.failed.map((each) => each.id)).toEqual(["2"]);
   const again = retried(after);
   expect(again.failed).toEqual([]);
   expect(message(again)).toMatchObject({ seq: 3, verdicts: [{ id: "2" }] });
+});
+
+test("the last receipt is worded anew, and forgotten with the case that it named", () => {
+  const one = judged(start, verdict("1"), true).state;
+  const named = { id: "1", text: "took back normal on x.png, record 2", problem: false };
+  const after = received(one, data({ seq: 1, receipts: [named] }));
+  expect(after.last?.text).toContain("x.png");
+  const unnamed = { ...named, text: "took back normal, record 2" };
+  expect(received(after, data({ seq: 2, receipts: [unnamed] })).last?.text).not.toContain("x.png");
+  expect(received(after, data({ seq: 2, receipts: [] })).last).toBe(null);
 });
 
 test("a hidden case stays until Python shows its scores, and is judged once", () => {
