@@ -1,6 +1,7 @@
 """Several files as the channels of one image: which belong together, what becomes of them, and what
 the record says of them."""
 
+import contextlib
 import json
 import shlex
 from hashlib import sha256
@@ -284,6 +285,39 @@ def learned(images, planes, **config):
     preprocess.named = Channels({f"c{number}": "" for number in range(len(planes))}, True)
     preprocess.learn([sample_of_channels(image, planes) for image in images])
     return preprocess
+
+
+def test_a_window_for_each_channel_is_that_of_all_of_its_planes(tmp_path):
+    images = RNG.random((20, 4, 16, 16), np.float32)
+    images[:, 3] = 1000 * images[:, 3] + 500
+    windows = [[0.5, 0.5], [1000, 400]]
+    preprocess = learned(images, [3, 1], window=windows, foreground="all")
+    again = Preprocess(PreprocessConfig(window=windows, foreground="all"))
+    again.load_state(json.loads(json.dumps(preprocess.state())))
+    for made in (preprocess, again):
+        scaled, _ = made.apply(images[1])
+        expected = [(images[1, :3] - 0.25) * 4 - 1, (images[1, 3:] - 800) / 200 - 1]
+        assert np.allclose(scaled, np.clip(np.concatenate(expected), -1.5, 1.5), atol=1e-5)
+        voxels = np.repeat(images[1][:, None], 9, axis=1)
+        prepared = made.prepare(Volume(voxels, np.diag([5.0, 1, 1, 1])))
+        assert prepared.spans == (*[(0.25, 0.75)] * 3, (800, 1200))
+
+
+@pytest.mark.parametrize(
+    ("window", "channels", "problem"),
+    [("[40, 400]", True, "2 channels need a level and a width each"),
+     ("[[40, 400]]", True, "2 channels need a level and a width each"),
+     ("[[40, 400], [1, 2]]", True, ""),
+     ("[[40, 400], [1, 2]]", False, "several windows are for several channels")],
+)  # fmt: skip
+def test_windows_are_as_many_as_channels(parts, tmp_path, window, channels, problem):
+    options = {"channels": "rgb=*_rgb*,ir=*_ir*"} if channels else {}
+    values = {"size": 24, "preprocess": {"window": json.loads(window)}}
+    raised = pytest.raises(ConfigError, match=problem) if problem else contextlib.nullcontext()
+    with raised:
+        anodetect.train(
+            str(parts / "good"), "intensity", tmp_path / "run", values=values, **options
+        )
 
 
 def test_each_channel_has_its_own_range_and_an_absent_one_is_background():

@@ -1,6 +1,6 @@
 """Several files as the channels of one image: the options of `train`, and the channels of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,6 @@ from anodetect.data.channels import Channels, channels_of, parse_channels
 from anodetect.errors import ConfigError, RunError, one_line
 from anodetect.imaging.brain import BrainConfig
 from anodetect.record.runs import Run, RunHeader
-
-ONE_UNIT = ("window", "exported")  # settings in native units, which channels do not share
 
 
 def wanted_channels(text: str | None, *, allow_missing: bool) -> Channels | None:
@@ -41,12 +39,30 @@ def check_settings(config: Mapping[str, Any], channels: Channels, *, few: bool) 
             "leave it out"
         )
 
-    for name in ONE_UNIT:
-        if config["preprocess"][name] is not None:
-            raise ConfigError(
-                f"preprocess.{name} is in the units of one file, and channels have units of their "
-                "own; leave it out"
-            )
+    if config["preprocess"]["exported"] is not None:
+        raise ConfigError(
+            "preprocess.exported is in the units of one file, and channels have units of their "
+            "own; leave it out"
+        )
+    check_window(config["preprocess"]["window"], len(channels.names))
+
+
+def check_window(window: Sequence[Any] | None, count: int) -> None:
+    """Raise ConfigError if the setting `window` is not one pair for images of one file, whose
+    `count` is 0, or one for each of so many channels."""
+    if window is None:
+        return
+    several = isinstance(window[0], Sequence)
+    if count and not (several and len(window) == count):
+        raise ConfigError(
+            f"preprocess.window: {count} channels need a level and a width each, in their order: "
+            "--set 'window=[[level, width], …]'"
+        )
+    if several and not count:
+        raise ConfigError(
+            "preprocess.window: several windows are for several channels (--channels); give one "
+            "level and width"
+        )
 
 
 def channels_of_run(run: Run) -> Channels | None:

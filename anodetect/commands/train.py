@@ -16,7 +16,7 @@ from anodetect.commands import odd as odd_normals
 from anodetect.commands.anomalies import check_can_learn, groups_of_anomalies, with_anomalies
 from anodetect.commands.brains import brain_warnings, check_brain
 from anodetect.commands.calibrate import Calibrated, calibrate_model
-from anodetect.commands.channels import check_settings, wanted_channels
+from anodetect.commands.channels import check_settings, check_window, wanted_channels
 from anodetect.commands.fold_plan import check_folds, folds_of
 from anodetect.commands.folds import MakeModel, calibrate_folds
 from anodetect.commands.inspect import summary
@@ -357,6 +357,8 @@ def _open(
         values = request.values
         form = form_of(request.detector, request.representation, values, dataset.channels)
         check_settings(form.config, dataset.channels, few=request.allow_few)
+    else:
+        check_window(form.config["preprocess"]["window"], 0)
     return dataset, form, found
 
 

@@ -57,9 +57,7 @@ def records_of(
             series.setdefault((where, found.series or path.name), []).append(path)
 
     sharing: Counter[tuple[Path, str]] = Counter()  # files by the UID of their series
-    alone: Counter[tuple[Path, str, str, str]] = (
-        Counter()
-    )  # files without any other, by their plane
+    alone: Counter[tuple[Path, str, str, str]] = Counter()  # files without others, by plane
     for (where, _), files in series.items():
         found = headlines.get(files[0], dicom.Headline())
         sharing[where, found.series_uid] += len(files)

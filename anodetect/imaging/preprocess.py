@@ -46,6 +46,7 @@ from anodetect.imaging.resize import resize
 from anodetect.imaging.sample_types import SampleTypes
 from anodetect.types import Bools, Floats
 
+Window = tuple[float, float]  # level and width
 OWN = ("image", "zscore")  # the values of `intensity` by which each image has a range of its own
 CLIP = 1.5  # scaled values beyond are clipped
 # The share of the range of traits by which a slice may lie outside it (12 of the 47 patients that
@@ -64,10 +65,11 @@ class PreprocessConfig(Config):
         "lies three standard deviations from the mean of that foreground; 'auto' takes 'image' "
         "for volumes unless all that the model learned from are CT, and 'dataset' otherwise.",
     )
-    window: tuple[float, float] | None = Field(
+    window: Window | Annotated[tuple[Window, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="Level and width in native units (for CT in Hounsfield units) of the values "
-        "that become -1 to 1, in place of `intensity`; none by default.",
+        "that become -1 to 1, in place of `intensity`; with --channels one pair for each channel, "
+        "in their order; none by default.",
     )
     foreground: Literal["auto", "flat", "all"] = Field(
         default="auto",
@@ -367,9 +369,8 @@ class Preprocess:
         inside = np.ones(same.shape[1:], bool) if region is None else region.inside
         if self.flat_background and not (region is not None and region.exact):
             inside = self._found_inside(same, inside)
-        window = self._window()
-        if window is not None:
-            spans: tuple[Range, ...] = (window,)
+        if self.config.window is not None:
+            spans = self._window_spans(len(same))
         elif self.config.intensity in OWN:
             spans = self._own_spans(same[:, inside])
         else:
@@ -449,10 +450,9 @@ class Preprocess:
         if isinstance(of, PreparedVolume):
             low, high = self.range
             return of.span or (low * of.native_unit, high * of.native_unit)
-        window = self._window()
-        if window is None and self.config.intensity not in OWN:
-            return self.range
-        return window
+        if self.config.window is not None:
+            return self._windows()[0]
+        return None if self.config.intensity in OWN else self.range
 
     def _found_inside(self, image: Floats, region: Bools) -> Bools:
         """Return the foreground of an image inside its region; the region if nothing is left."""
@@ -491,12 +491,25 @@ class Preprocess:
         resized = resize(inside[None].astype(np.float32), height, width)[0]
         return resize(scaled, height, width), resized >= 0.5
 
-    def _window(self) -> Range | None:
-        """Return the lowest and highest value of the window asked for, if one is."""
-        if self.config.window is None:
-            return None
-        level, width = self.config.window
-        return level - width / 2, level + width / 2
+    def _windows(self) -> list[Range]:
+        """Return the lowest and highest value of each window asked for: one, or one for each
+        channel."""
+        ranges: list[Range] = []
+        pairs = np.reshape(np.asarray(self.config.window, np.float64), (-1, 2))
+        for level, width in pairs.tolist():
+            ranges.append((level - width / 2, level + width / 2))
+        return ranges
+
+    def _window_spans(self, count: int) -> tuple[Range, ...]:
+        """Return the ranges of the windows asked for: one for all planes, or one for each of
+        `count` planes, the same for the planes of one channel."""
+        windows = self._windows()
+        if self.named is None:
+            return (windows[0],)
+        spans: list[Range] = []
+        for window, planes in zip(windows, self._planes(count), strict=True):
+            spans += [window] * planes
+        return tuple(spans)
 
     # -- volumes -------------------------------------------------------------------------------
 
@@ -609,9 +622,9 @@ class Preprocess:
             highest = self._highest_exported(of.slices, percentile)
             return replace(of, native_unit=highest / exported, highest=highest)
 
-        window = self._window()
-        if window is not None:
-            return replace(of, span=window)
+        if self.config.window is not None:
+            spans = self._window_spans(len(of.slices))
+            return replace(of, span=spans[0]) if self.named is None else replace(of, spans=spans)
         fixed = has_fixed_units(of.source) if self.fixed_units is None else self.fixed_units
         own = self.config.intensity in OWN or (self.config.intensity == "auto" and not fixed)
         if not own:
