@@ -199,8 +199,14 @@ def _merged(folder: Path) -> None:
         shutil.rmtree(out, ignore_errors=True)
 
 
+def _verify_a_row(folder: Path) -> None:
+    for row in directories.read(folder).rows[:1]:
+        verify(folder, row=row.path)
+
+
 READERS: dict[str, Reader] = {
     "verify": verify,
+    "verify --row": _verify_a_row,
     "report": report.write,
     "review": _open_as_the_app,
     "cases": _show_as_the_app,

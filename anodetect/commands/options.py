@@ -274,6 +274,10 @@ SignVerdicts = Annotated[
     Path | None,
     typer.Option("--sign", help="Sign this session's verdicts with this Ed25519 key (PEM)."),
 ]
+OneRow = Annotated[
+    str | None,
+    typer.Option("--row", help="Check the row of this path alone, as scores.csv names it."),
+]
 KeptReviews = Annotated[
     str | None,
     typer.Option("--reviews", help="The end of the chain of verdicts as it was kept elsewhere."),

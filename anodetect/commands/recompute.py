@@ -26,8 +26,9 @@ from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import is_ok
 from anodetect.record.directories import ScoreDirectory
 from anodetect.record.keeping import Keep, keep_of
-from anodetect.record.rows import OutputRow, Region, ScoreRow, rows_of
-from anodetect.record.tables import csv_difference
+from anodetect.record.merkle import CHAIN, OUTPUTS, tree_of
+from anodetect.record.rows import ChainRow, OutputRow, Region, ScoreRow, rows_of
+from anodetect.record.tables import csv_difference, read_table
 from anodetect.record.verification import NAMED, UNCHECKABLE
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
@@ -56,7 +57,7 @@ def recompute(
     """Compare a record, whose hashes hold, with its run, and with what its rows and maps give, and
     metrics of pixels with what the true masks in the folder `data` give."""
     found = Findings()
-    checks = [_compare_tables, _compare_copies, _compare_maps, _name_resampled]
+    checks = [_compare_tables, _compare_trees, _compare_copies, _compare_maps, _name_resampled]
     if scored.audit.erased:
         found.not_looked_at.append(
             "statement, reasons, drift, caveats, metrics and q-values: they are of all rows, of "
@@ -232,6 +233,16 @@ def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) ->
             found.problems.append(
                 f"{directories.BOOTSTRAP}: the resamples of {name} do not follow from the rows"
             )
+
+
+def _compare_trees(scored: ScoreDirectory, found: Findings) -> None:
+    """Compare the trees, which older releases did not write, with the rows of their tables."""
+    if not scored.audit.trees:
+        return
+    tables = {CHAIN: read_table(scored.path / CHAIN, ChainRow), OUTPUTS: scored.outputs}
+    for name, rows in tables.items():
+        if scored.audit.trees.get(name) != tree_of(name, rows):
+            found.problems.append(f"the tree of {name} in audit.json is not that of its rows")
 
 
 def _compare_copies(scored: ScoreDirectory, found: Findings) -> None:

@@ -195,7 +195,8 @@ def drawn(grid: Table) -> str:
 
 def verdict_text(verdict: "Verdict", directory: Path) -> str:
     """Return what `verify` prints."""
-    lines = [f"{directory}: {'intact' if verdict.intact else 'broken'}"]
+    checked = f"{directory}, row {verdict.row}" if verdict.row else f"{directory}"
+    lines = [f"{checked}: {'intact' if verdict.intact else 'broken'}"]
     for name in ("record", "verdicts", "report"):
         part: Part = getattr(verdict, name)
         lines.append(f"{name + ':':<10}{part.state}: {part.why}")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from anodetect.errors import AnodetectError
+from anodetect.errors import AnodetectError, ConfigError
 from anodetect.files import path_or_none
 from anodetect.model.devices import check_device
-from anodetect.record import directories, verification
+from anodetect.record import directories, one_row, verification
 from anodetect.record.parts import part_of
 from anodetect.record.verification import Verdict
 
@@ -22,17 +22,26 @@ def verify(
     data: Path | str | None = None,
     device: str = "auto",
     reviews: str | None = None,
+    row: str | None = None,
 ) -> Verdict:
     """Check that a score directory is what was written, and score `rescore` of its files again.
 
     `head` is the head as it was kept elsewhere, `key` the public key (PEM) that must have signed
     it, `reviews` the end of the chain of verdicts as it was kept elsewhere. `run` and `data` say
     where the run and the images are, if they were moved; only in `data` masks are read, and
-    metrics of pixels measured again. RunError if it is no finished score
-    directory, ConfigError for an unknown device.
+    metrics of pixels measured again. With `row`, the path of one file, its row and what was written
+    for it are checked alone. RunError if it is no finished score directory, ConfigError for an
+    unknown device, and for a row that is not there.
     """
     path, key, run, data = Path(path), path_or_none(key), path_or_none(run), path_or_none(data)
     check_device(device)
+    if row is not None:
+        if rescore or reviews is not None or data is not None:
+            raise ConfigError(
+                "--row checks one row alone: leave out --rescore, --reviews and --data"
+            )
+        return one_row.verify_row(path, row, head=head, key=key, run=run)
+
     verdict = verification.verify(path, head=head, key=key, run=run, kept_reviews=reviews)
     if verdict.record.state != "broken":
         verdict = _with_all_recomputed(verdict, path, run, data)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, PlainValidator, TypeAdapter, ValidationErro
 from anodetect.config import without_nan
 from anodetect.errors import one_line
 from anodetect.record.calibrations import check_calibration
+from anodetect.record.merkle import Tree
 from anodetect.record.rows import first_problem
 from anodetect.record.steps import check_steps
 from anodetect.stats import mask_use
@@ -233,8 +234,8 @@ class Audit(Scoring):
     """All that audit.json says.
 
     `counts` has the number of rows by their status, `reasons` by what went wrong, also of rows that
-    were `erased` since. `tables` maps the names of the tables' files to their hashes. `chain` and
-    `head` are those of record.chain.
+    were `erased` since. `tables` maps the names of the tables' files to their hashes, `trees` some
+    of them to the trees of record.merkle. `chain` and `head` are those of record.chain.
     """
 
     statement: str
@@ -249,6 +250,7 @@ class Audit(Scoring):
     chain: str
     tables: Mapping[str, str]
     head: str
+    trees: Mapping[str, Tree] = field(default_factory=dict)
     erased: tuple[Erasure, ...] = ()
 
     @property
@@ -270,6 +272,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
     content["pixel_threshold"] = audit.mask_rule.measure.low if counts else None
     content["drift"] = asdict(audit.drift)
     content["cases"] = asdict(audit.cases)
+    content["trees"] = {name: asdict(tree) for name, tree in audit.trees.items()}
     content["erased"] = [asdict(each) for each in audit.erased]
     if audit.evaluation is not None:
         content["evaluation"] = audit.evaluation.as_json()

@@ -13,9 +13,9 @@
     audit.json       model, calibration, command, counts, the hashes of all tables, and the head
 
 The head stands for all of it: for the rows through their chain, for the other tables through their
-hashes in audit.json, for the other files through outputs.parquet. report.html with its note
-report.json, signature.json, pushed.jsonl and reviews are not part of the record. docs/formats.md is
-the specification.
+hashes in audit.json, for the other files through outputs.parquet; for single row groups through the
+trees in audit.json. report.html with its note report.json, signature.json, pushed.jsonl and reviews
+are not part of the record. docs/formats.md is the specification.
 """
 
 import io
@@ -42,6 +42,7 @@ from anodetect.record import audit as audits
 from anodetect.record import format2
 from anodetect.record.audit import Audit
 from anodetect.record.chain import Chain, chain_end, head_of
+from anodetect.record.merkle import CHAIN, OUTPUTS, Growing
 from anodetect.record.objects import content_of, parsed
 from anodetect.record.partial import LOCK
 from anodetect.record.rows import (
@@ -167,16 +168,17 @@ def refuse_used(path: Path, allowed: Sequence[str] = ()) -> None:
 def write(path: Path, audit: Audit, tables: Tables, chain: pa.Table | None = None) -> str:
     """Write the tables and, when all that lies here is on the disk, audit.json; return the head.
 
-    What `audit` says of format, rows, chain, tables and head is replaced. `chain` is a table of
-    ChainRow, by default that of all rows.
+    What `audit` says of format, rows, chain, trees, tables and head is replaced. `chain` is a table
+    of ChainRow, by default that of all rows.
     """
     made = Chain(tables.scores) if chain is None else chain
+    outputs, links = Growing(OUTPUTS, tables.outputs), Growing(CHAIN, made)
     written = [
         *write_table(path / "scores", tables.scores, ("parquet", "csv")),
         *write_table(path / "groups", tables.groups, ("parquet", "csv")),
         *write_table(path / "timings", tables.timings),
-        *write_table(path / "outputs", tables.outputs),
-        *write_table(path / "chain", made),
+        *write_table(path / "outputs", outputs),
+        *write_table(path / "chain", links),
     ]
     if len(tables.slices):
         written += write_table(path / "slices", tables.slices)
@@ -186,6 +188,7 @@ def write(path: Path, audit: Audit, tables: Tables, chain: pa.Table | None = Non
         format=FORMAT,
         rows=len(made),
         chain=chain_end(made),
+        trees={each.name: each.tree for each in (links, outputs)},
         tables={file.name: sha256_of(file) for file in sorted(written)},
     )
     content = audits.to_json(audit)

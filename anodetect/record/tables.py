@@ -18,7 +18,7 @@ from anodetect.files import atomic, refuse_strange
 from anodetect.record.bounded import bounded_table, check_shape
 from anodetect.record.rows import Row, check_columns, schema_of
 
-PART = 4096  # rows that are written at a time
+PART = 4096  # rows that are written at a time, as a row group; a power of two
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 WRITERS = {"parquet": parquet.ParquetWriter, "csv": pa_csv.CSVWriter}
 
@@ -92,7 +92,7 @@ def write_table(stem: Path, rows: Rows, formats: Sequence[str] = ("parquet",)) -
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def readable(file: Path) -> Iterator[None]:
     """Raise RunError where a Parquet file is damaged, or none of these rows."""
     try:
         yield
@@ -107,7 +107,7 @@ def read_table(file: Path, row_type: type[Row], added: Mapping[str, str] = NOTHI
 
     `added` are texts for columns at the end that a table of an older release may not have.
     """
-    with _readable(file):
+    with readable(file):
         return _completed(parquet_table(file), row_type, added)
 
 
@@ -135,19 +135,48 @@ class ParquetParts:
 
     def __len__(self) -> int:
         refuse_strange(self.file)
-        with _readable(self.file), self.file.open("rb") as stream:
+        with readable(self.file), self.file.open("rb") as stream:
             return int(parquet.ParquetFile(stream).metadata.num_rows)
 
     def parts(self) -> Iterator[pa.Table]:
         """Yield the rows in order, PART at a time; an empty table if there are none."""
         refuse_strange(self.file)
-        with _readable(self.file), self.file.open("rb") as stream:
+        with readable(self.file), self.file.open("rb") as stream:
             opened = parquet.ParquetFile(stream)
             check_shape(opened, stream.seek(0, 2))
             yield _completed(opened.schema_arrow.empty_table(), self.row_type, self.added)
             for batch in opened.iter_batches(PART, use_threads=False):
                 table = pa.Table.from_batches([batch])
                 yield _completed(table, self.row_type, self.added)
+
+
+def groups_with(path: str, file: Path, row_type: type[Row]) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the row groups of a Parquet file that have rows with this `path`, and their numbers
+    from 0. Those between whose first and last path, as the file says, it does not lie are not read.
+    To be read within `readable`."""
+    refuse_strange(file)
+    with file.open("rb") as stream:
+        opened = parquet.ParquetFile(stream)
+        check_shape(opened, stream.seek(0, 2))
+        check_columns(opened.schema_arrow.empty_table(), row_type)
+        column = opened.schema_arrow.names.index("path")
+        for number in range(opened.num_row_groups):
+            group = opened.metadata.row_group(number)
+            if not _may_have(group.column(column).statistics, path):
+                continue
+            if group.num_rows > PART:
+                raise ValueError(f"a row group has {group.num_rows} rows, more than {PART}")
+            table = opened.read_row_group(number, use_threads=False)
+            check_columns(table, row_type)
+            if path in table["path"].to_pylist():
+                yield number, table
+
+
+def _may_have(statistics: parquet.Statistics | None, path: str) -> bool:
+    """Return whether a column with these statistics may have this text."""
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return bool(statistics.min <= path <= statistics.max)
 
 
 def parquet_table(file: Path) -> pa.Table:

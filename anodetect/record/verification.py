@@ -8,10 +8,10 @@ signatures of their own.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,8 @@ UNCHECKABLE = (
 )
 NAMED = 5  # files that are named one by one
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -53,7 +55,7 @@ class Verdict:
     `run`, `root` and `ended` say what the record is of, as it says itself: the run that scored, the
     folder of the images, and when it was complete. `signer` is the public key that signed it, ""
     for none. `verdict_count` and `verdict_end` are the number of reviews and the hash that their
-    chain ends with.
+    chain ends with. `row` is the path of the row that alone was checked, "" if all were.
     """
 
     record: Part
@@ -69,6 +71,7 @@ class Verdict:
     signer: str = ""
     verdict_count: int = 0
     verdict_end: str = ""
+    row: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -114,17 +117,40 @@ def verify(
     except RunError as error:
         if not (path / directories.AUDIT_FILE).is_file():
             raise
-        return _unreadable(f"it cannot be checked: {error}")
+        return unreadable(error)
 
-    audit, notes = scored.audit, []
-    if not audit.calibration.groups:
-        notes.append(audit.calibration.statement(audit.rule.rate))
+    audit = scored.audit
     not_looked_at = [
         images_not_read(audit.root),
         *_unlisted_files(scored),
         *_not_kept(scored),
     ]
-    problems = [*record_problems(scored), *_model(audit, run, not_looked_at)]
+    problems = [*record_problems(scored), *model_problems(audit, run, not_looked_at)]
+    verdict = against(path, audit, problems, head, trusted)
+    reviewed = reviews.verify(path, audit, scored.rows, kept=kept_reviews, trusted=trusted)
+    return replace(
+        verdict,
+        verdicts=reviewed.part,
+        report=reports.verify(path, audit.head, trusted),
+        not_looked_at=tuple(not_looked_at),
+        rows=len(scored.rows),
+        verdict_count=reviewed.count,
+        verdict_end=reviewed.end,
+    )
+
+
+def against(
+    path: Path,
+    audit: Audit,
+    problems: list[str],
+    head: str | None,
+    trusted: Ed25519PublicKey | None,
+) -> Verdict:
+    """Return the verdict on a record with these problems, compared with the head that was kept and
+    with the trusted key, where there are such; it does not cover verdicts and report."""
+    notes = []
+    if not audit.calibration.groups:
+        notes.append(audit.calibration.statement(audit.rule.rate))
     for each in audit.erased:
         count = sum(each.rows.values())
         notes.append(
@@ -139,7 +165,7 @@ def verify(
     signed = _signature(path, problems)
     problems += _signature_problems(signed, audit.head, trusted)
 
-    reviewed = reviews.verify(path, audit, scored.rows, kept=kept_reviews, trusted=trusted)
+    nothing = Part("not covered", "not looked at")
     return Verdict(
         record=_record_part(
             problems,
@@ -147,18 +173,15 @@ def verify(
             by_head=head is not None and head.lower() == audit.head,
             by_key=trusted is not None,
         ),
-        verdicts=reviewed.part,
-        report=reports.verify(path, audit.head, trusted),
-        not_looked_at=tuple(not_looked_at),
+        verdicts=nothing,
+        report=nothing,
         notes=tuple(notes),
-        rows=len(scored.rows),
+        rows=audit.rows - audit.erased_rows().total(),
         head=audit.head,
         run=audit.run_path or audit.run,
         root=audit.root,
         ended=audit.ended,
         signer=signed.public_key if signed else "",
-        verdict_count=reviewed.count,
-        verdict_end=reviewed.end,
     )
 
 
@@ -170,10 +193,10 @@ def images_not_read(root: str) -> str:
     )
 
 
-def _unreadable(problem: str) -> Verdict:
+def unreadable(error: RunError) -> Verdict:
     """Return what is known of a directory whose record cannot be read."""
     unknown = Part("not covered", "the record cannot be read")
-    return Verdict(part_of([problem], "broken", ""), unknown, unknown)
+    return Verdict(part_of([f"it cannot be checked: {error}"], "broken", ""), unknown, unknown)
 
 
 def _record_part(
@@ -198,10 +221,16 @@ def _record_part(
 def record_problems(scored: ScoreDirectory) -> list[str]:
     """Return what is wrong with rows, decisions, tables, outputs and head, whatever the model and
     the signature."""
+    checks = (_rows, _channels, _decisions, _tables, _outputs, _head)
+    return found_by(checks, scored)
+
+
+def found_by(checks: Iterable[Callable[[T], Iterable[str]]], checked: T) -> list[str]:
+    """Return what checks find wrong with a record, also that one cannot be made."""
     problems: list[str] = []
-    for check in (_rows, _channels, _decisions, _tables, _outputs, _head):
+    for check in checks:
         try:
-            problems += check(scored)
+            problems += check(checked)
         except UNCHECKABLE as error:
             problems.append(
                 f"it cannot be checked: something is missing or of another kind ({error!r})"
@@ -231,20 +260,30 @@ def _unlisted_files(scored: ScoreDirectory) -> list[str]:
     extra = [name for name in directories.files(scored.path) if name not in listed]
     if not extra:
         return []
-    more = f" and {len(extra) - NAMED} more" if len(extra) > NAMED else ""
     count = "1 file is" if len(extra) == 1 else f"{len(extra)} files are"
-    named = ", ".join(path_text(name) for name in extra[:NAMED])
-    return [f"{count} not part of the record: {named}{more}"]
+    return [f"{count} not part of the record: {first_of(map(path_text, extra))}"]
+
+
+def first_of(names: Iterable[str]) -> str:
+    """Return the first names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
+    return ", ".join(every[:NAMED]) + more
 
 
 def _head(scored: ScoreDirectory) -> Iterator[str]:
-    if head_of(directories.audit_content(scored.path)) != scored.audit.head:
+    return head_problems(scored.path, scored.audit)
+
+
+def head_problems(path: Path, audit: Audit) -> Iterator[str]:
+    """Yield that audit.json does not give its head, if that is so."""
+    if head_of(directories.audit_content(path)) != audit.head:
         yield "audit.json was changed: its contents do not give its head"
 
 
 def _tables(scored: ScoreDirectory) -> Iterator[str]:
     for name, digest in scored.audit.tables.items():
-        yield from _file_problems(scored.path, name, digest)
+        yield from file_problems(scored.path, name, digest)
 
 
 def _outputs(scored: ScoreDirectory) -> Iterator[str]:
@@ -253,10 +292,11 @@ def _outputs(scored: ScoreDirectory) -> Iterator[str]:
         if row.name in names:
             yield f"{row.name} is in outputs.parquet twice"
         names.add(row.name)
-        yield from _file_problems(scored.path, row.name, row.sha256)
+        yield from file_problems(scored.path, row.name, row.sha256)
 
 
-def _file_problems(path: Path, name: str, digest: str) -> Iterator[str]:
+def file_problems(path: Path, name: str, digest: str) -> Iterator[str]:
+    """Yield what is wrong with a file of the record."""
     if leads_out(name) or not is_below(path / name, path):
         yield f"{name} is not an output: it leads out of the directory"
     elif not (path / name).is_file():
@@ -317,8 +357,12 @@ def _first_changed(rows: Sequence[ScoreRow], links: Sequence[ChainRow]) -> str:
 
 
 def _channels(scored: ScoreDirectory) -> Iterator[str]:
+    return channel_problems(scored.rows)
+
+
+def channel_problems(rows: Iterable[ScoreRow]) -> Iterator[str]:
     """Yield the first row whose hash is not that of the hashes of its channels."""
-    for row in scored.rows:
+    for row in rows:
         channels = channel_files.from_text(row.channels)
         if channels and channel_files.joint_sha256(channels) != row.sha256:
             yield f"{row.path}: its SHA-256 is not that of its channels"
@@ -388,7 +432,9 @@ def _first_difference(table: pa.Table, other: pa.Table, columns: Sequence[str]) 
     return min(places, default=None)
 
 
-def _model(audit: Audit, run: Path | None, not_looked_at: list[str]) -> Iterator[str]:
+def model_problems(audit: Audit, run: Path | None, not_looked_at: list[str]) -> Iterator[str]:
+    """Yield that the model is not the one that scored, or add to `not_looked_at` that it is not
+    there."""
     file = (run or Path(audit.run_path)) / MODEL_FILE
     if not file.is_file():
         not_looked_at.append(f"the model was not checked: no {file}; --run says where it is")
