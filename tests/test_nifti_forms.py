@@ -71,3 +71,13 @@ def test_a_map_lies_on_its_image_for_readers_of_either_form(tmp_path):
 
     (said,) = (line for line in inspect(str(tmp_path)).summary if "with a note" in line)
     assert said == f"2 volumes with a note; the first: a.nii: {volume.source.note}"
+
+
+def test_a_qform_that_is_no_rotation_is_said_beside_a_sform(tmp_path):
+    image = nib.Nifti1Image(flat(), MOVED)
+    image.set_qform(MOVED, 1)
+    image.header["quatern_b"] = image.header["quatern_c"] = 1
+    (tmp_path / "a.nii").write_bytes(image.to_bytes())
+    source = prepared(tmp_path / "a.nii").source
+    assert np.allclose(source.affine, FLIP @ MOVED)
+    assert source.note.startswith("the quaternion of its qform is no rotation; the sform counts")

@@ -380,6 +380,9 @@ def bad_volumes(folder):
             "the quaternion of its qform is no rotation",
         ),
         "empty.nii.gz": (b"", "the file is empty"),
+        "magic.nii": (header_with(plain, 344, np.zeros(1, np.int32)), "without NIfTI's magic"),
+        "axes.nii": (header_with(plain, 40, np.array([9], np.int16)), "axes (dim[0]) that is not"),
+        "no axes.nii": (header_with(plain, 40, np.zeros(1, np.int16)), "(dim[0]) that is not 1"),
         "text.nii": (b"no volume at all" * 40, "not a NIfTI file"),
         "spacing.nii": (
             header_with(plain, 80, np.zeros(1, np.float32)),

@@ -51,16 +51,18 @@ def note_of_forms(header: Any) -> str:
     """Return in words how the places differ that readers take from a NIfTI header, "" if they do
     not."""
     sform_code, qform_code = int(header["sform_code"]), int(header["qform_code"])
-    if sform_code == 0 or len(header.get_data_shape()) < 3:
-        return ""
     taken: Affine = header.get_sform()
-    if not np.isfinite(taken).all() or not np.linalg.norm(taken[:3, :3], axis=0).all():
-        return ""  # reading the file says why it is refused
+    is_place = np.isfinite(taken).all() and np.linalg.norm(taken[:3, :3], axis=0).all()
+    if sform_code == 0 or len(header.get_data_shape()) < 3 or not is_place:
+        return ""  # where it is no place, reading the file says so
 
+    try:
+        of_qform = _distance(header, taken, header.get_qform()) if qform_code else 0.0
+    except ValueError:
+        return f"the quaternion of its qform is no rotation; the sform counts, {READERS} may fail"
     form = itk_form(header)
     if not form:
         return f"its sform is sheared and it has no qform: {READERS} opens neither it nor its maps"
-    of_qform = _distance(header, taken, header.get_qform()) if qform_code else 0.0
     limit = APART * float(np.linalg.norm(taken[:3, :3], axis=0).min())
     if of_qform > limit:
         return (

@@ -30,6 +30,7 @@ from anodetect.types import Bools, Floats
 MAX_VOXELS = 2**29  # 2 GB of float32
 SURROUNDED = 0.5  # share of a volume's surface that is NaN, from which on NaN is its background
 FIXED_UNITS = ("CT",)  # modalities whose values mean the same in every volume
+MAGICS, MOST_AXES = (b"n+1", b"ni1", b"n+2", b"ni2"), 7
 MGH_START = struct.Struct(">7ih")  # version, four sides, type, degrees of freedom, is it placed
 
 # nibabel reports on stderr what it corrects in a header; what matters here is checked before, and
@@ -84,6 +85,10 @@ def _nifti(
 ) -> Volume:
     """Return the volume of a NIfTI whose header and image are read from `streams`."""
     header = kind.header_class.from_fileobj(streams["header"], check=False)
+    if header["magic"].item() not in MAGICS:
+        raise ImageError("a header without NIfTI's magic; it is damaged, or of another format")
+    if not 1 <= int(header["dim"][0]) <= MOST_AXES:
+        raise ImageError(f"a number of axes (dim[0]) that is not 1 to {MOST_AXES}")
     shape = volume_shape(header.get_data_shape(), component)
     zooms = np.asarray(header["pixdim"][1:4], float)
     if not (zooms[: min(3, int(header["dim"][0]))] > 0).all():
