@@ -1,6 +1,7 @@
 """The viewer in the distribution's Chromium, with mouse and keyboard, from a real server."""
 
 import re
+import shutil
 
 import pytest
 
@@ -253,6 +254,25 @@ def test_the_next_unjudged_case_by_its_key_from_other_pages(visit, ranked):
     page.keyboard.press("j")
     on_screen(page, ranked[4])
     assert not page.errors
+
+
+def test_two_scorings_have_room_on_a_narrow_screen(chromium, scores, tmp_path):
+    other = shutil.copytree(scores, tmp_path / "other")
+    with served([scores, other]) as address:
+        page = chromium.new_page(viewport={"width": 820, "height": 1180})
+        page.goto(f"{address}?page=Compare")
+        page.locator(".st-key-compare_which").get_by_text("all", exact=True).click()
+        pictures = page.locator(".st-key-pair .js-plotly-plot image")
+        expect(pictures).to_have_count(2)
+        page.wait_for_selector(IDLE, state="attached")
+        for box in (each.bounding_box() for each in pictures.all()):
+            assert min(box["width"], box["height"]) >= 240
+        plots = page.locator(".st-key-pair .js-plotly-plot").all()
+        for plot in plots:  # the numbers beside a picture are whole
+            left = plot.bounding_box()["x"]
+            for label in plot.locator(".ytick text").all():
+                assert label.bounding_box()["x"] >= left
+        page.close()
 
 
 def test_a_receipt_loses_the_name_of_a_case_that_is_hidden_later(visit, ranked):

@@ -123,7 +123,7 @@ def _draw_pair(sessions: tuple[ReviewSession, ReviewSession], pair: Pair) -> Non
     first = _view(sessions[0], pair.first)
     window = None if first is None else first.windows["auto"]
     st.radio("Draw", list(OPACITIES), horizontal=True, key="compare_panel")
-    columns = st.columns(2)
+    columns = st.container(key="pair").columns(2)
     sides = zip(columns, ("First", "Second"), sessions, (pair.first, pair.second), strict=True)
     for column, name, session, row in sides:
         with column:

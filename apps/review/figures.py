@@ -53,7 +53,7 @@ def overlaid(view: View, appearance: Appearance) -> dict[str, Any]:
     across = AXIS | {"range": [-0.5, columns - 0.5]}
     down = {"range": [rows - 0.5, -0.5], "scaleanchor": "x", "scaleratio": view.aspect}
     axes = {"xaxis": across, "yaxis": AXIS | down}
-    margin = {"l": 30, "r": 6, "t": 6, "b": 24}
+    margin = {"l": 44, "r": 6, "t": 6, "b": 24}  # room for four digits
     return {"data": data, "layout": LAYOUT | axes | {"margin": margin}}
 
 

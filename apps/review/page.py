@@ -41,6 +41,7 @@ STYLE = """<style>
   .stMain [data-testid=stHorizontalBlock]:has(> .stColumn) { flex-wrap: wrap; }
   .stMain [data-testid=stHorizontalBlock] > .stColumn { min-width: 10rem; flex: 1 1 10rem; }
   .st-key-forms [data-testid=stHorizontalBlock] > .stColumn { min-width: 100%; }
+  .st-key-pair [data-testid=stHorizontalBlock] > .stColumn { min-width: 100%; }
   .st-key-charts [data-testid=stHorizontalBlock] > .stColumn { min-width: 100%; }
 }
 </style>"""
