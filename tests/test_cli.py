@@ -561,6 +561,9 @@ SLOW = (
     "opensimplex",
     "matplotlib",
     "typer",
+    "pydicom",
+    "nibabel",
+    "joblib",
 )
 
 
@@ -568,6 +571,7 @@ SLOW = (
     ("modules", "needed"),
     [
         ("commands.score data.readers engines.local detectors.pca imaging.pixels", ()),
+        ("engines.local detectors.pca imaging.pixels output.images output.regions", ()),
         (
             "commands.score engines.local imaging.pixels "
             "detectors.anoddpm detectors.ebm detectors.jem",

@@ -50,7 +50,7 @@ from test_volumes import LESION, head, rotation, write_nifti
 import anodetect
 from anodetect.commands.normals import usable_normals
 from anodetect.commands.rescore import rescore
-from anodetect.data import dicom, dicom_codecs, pseudonyms, records, scan
+from anodetect.data import dicom, dicom_codecs, dicom_head, pseudonyms, records, scan
 from anodetect.data.records import Record, fills_memory
 from anodetect.data.series import identified, record_of, series_of
 from anodetect.data.walk import walk
@@ -1466,7 +1466,7 @@ def test_what_hospitals_export_beside_images_is_passed_over(tmp_path):
     assert scan.reasons(dataset.passed_over) == {
         "DICOM localizers": 2,
         "DICOM screen captures and dose reports": 1,
-        dicom.DERIVED: 1,
+        dicom_head.DERIVED: 1,
         "DICOM reports and notes": 1,
         "DICOM contours and doses": 1,
     }

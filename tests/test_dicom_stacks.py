@@ -13,7 +13,7 @@ from test_dicom import AFFINE, instance, multiframe, voxels, write_series
 from test_volumes import rotation
 
 from anodetect.cli import main
-from anodetect.data import dicom, scan
+from anodetect.data import dicom_head, scan
 from anodetect.data.records import Record
 from anodetect.data.series import series_of
 from anodetect.model.loading import Failed, LoadedVolume, load
@@ -164,7 +164,7 @@ def test_a_single_slice_in_another_plane_is_left_out_and_counted(tmp_path, stray
         made = instance(array[0], affine=affine)
         made.save_as(tmp_path / "s" / f"A{number}", enforce_file_format=True)
     (passed,) = scan.scan(tmp_path).passed_over
-    assert (passed.count, passed.reason) == (strays, dicom.STRAYS)
+    assert (passed.count, passed.reason) == (strays, dicom_head.STRAYS)
     assert np.array_equal(voxels_of(read(tmp_path)), array)
     files = tuple(sorted((tmp_path / "s").iterdir()))  # as a manifest may list them
     assert np.array_equal(voxels_of(load(Record("s", files[0], files=files))), array)
@@ -209,7 +209,7 @@ def test_second_copies_of_an_image_are_dropped_and_counted(tmp_path):
     found = scan.scan(tmp_path)
     assert np.array_equal(voxels_of(read(tmp_path)), array)
     (passed,) = found.passed_over
-    assert (passed.count, passed.reason) == (2, dicom.COPIES)
+    assert (passed.count, passed.reason) == (2, dicom_head.COPIES)
     assert len(series_of(tmp_path / "s/IM000")) == len(array)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anodetect.data import dicom, dicom_frames, formats, names
+from anodetect.data import dicom_head, formats, names
 from anodetect.data.patients import STUDY
 from anodetect.data.pseudonyms import pseudonym
 from anodetect.data.truth_files import NamedFile
@@ -22,7 +22,7 @@ from anodetect.data.truth_files import NamedFile
 SIDECARS = "descriptions beside converted volumes"
 RESAMPLED_SOURCES = "volumes of which a converter made an even or upright copy beside them"
 CROPPED = "cropped copies of volumes"
-LOCALIZERS = dicom.LOCALIZERS.removeprefix("DICOM ")
+LOCALIZERS = dicom_head.LOCALIZERS.removeprefix("DICOM ")
 OVERLAYS = "overlays that a converter took for masks"
 LARGEST = 2**20  # bytes of a JSON file that is read
 # Keys of which such a file has at least two.
@@ -181,7 +181,7 @@ def _by_sidecar(about: Converted, said: Mapping[str, Any], name: str) -> Convert
     words = names.words(description)
     sequence = next((word for word in reversed(words) if word in names.SEQUENCES), "")
 
-    part = next((dicom_frames.PARTS[kind] for kind in kinds[2:] if kind in dicom_frames.PARTS), "")
+    part = next((dicom_head.PARTS[kind] for kind in kinds[2:] if kind in dicom_head.PARTS), "")
     number = said.get("EchoNumber")
     echo = f"e{number}" if isinstance(number, int) else ""
     clashes = []
@@ -198,8 +198,9 @@ def _by_sidecar(about: Converted, said: Mapping[str, Any], name: str) -> Convert
         echo=about.echo or echo,
         patient=pseudonym("", scan) if scan else about.patient,
         study=pseudonym("", study, prefix=STUDY) if study else "",
-        no_image=about.no_image or dicom.no_image_of(kinds, description).removeprefix("DICOM "),
-        derived=dicom.is_derived(kinds, modality or "MR"),
+        no_image=about.no_image
+        or dicom_head.no_image_of(kinds, description).removeprefix("DICOM "),
+        derived=dicom_head.is_derived(kinds, modality or "MR"),
         clash="; ".join(clashes),
     )
 

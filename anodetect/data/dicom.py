@@ -9,8 +9,6 @@ become native ones by rescale slope and intercept or modality LUT: of CT Hounsfi
 
 import gzip
 import io
-import re
-import unicodedata
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -33,7 +31,6 @@ from pydicom.uid import (
 )
 
 from anodetect.data.dicom_frames import (
-    TOMOGRAPHIC,
     Frame,
     frame_count,
     frames,
@@ -44,6 +41,7 @@ from anodetect.data.dicom_frames import (
     part_of,
     with_groups,
 )
+from anodetect.data.dicom_head import Headline, is_derived, no_image_of, words_of
 from anodetect.data.dicom_mosaic import (
     apart,
     is_mosaic,
@@ -55,8 +53,7 @@ from anodetect.data.dicom_pixels import is_coloured, is_rescaled, native, withou
 from anodetect.data.dicom_stacks import SAME_PLACE, chosen, normal_of, stacks_of
 from anodetect.data.dicom_views import laterality_of, view_of
 from anodetect.data.formats import DICOM_MAGIC, GZIP
-from anodetect.data.patients import STUDY, names_patient
-from anodetect.data.pseudonyms import PATIENT, pseudonym
+from anodetect.data.patients import names_patient
 from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.uneven import line_through
 from anodetect.data.volumes import MAX_VOXELS, Volume, checked
@@ -71,7 +68,6 @@ BARE_STARTS = (
 )  # fmt: skip
 META = 4096  # the bytes in which a file says how it is written
 LEAST_DENSE = -200.0  # Hounsfield units; some of what a CT shows is less dense: air, lung or fat
-PROJECTIONS = ("CR", "DX", "RG")  # modalities of the same kind of picture
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "SOPClassUID", "SOPInstanceUID", "Rows",
@@ -97,31 +93,6 @@ ENHANCED = (
     "1.2.840.10008.5.1.4.1.1.128.1",
 )  # fmt: skip
 PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
-LOCALIZERS = "DICOM localizers"
-# Values of the image type, patterns of the description's words, and what such images are called.
-NO_IMAGE_TYPES = (
-    (
-        "LOCALIZER",
-        r"\b(locali[sz]er|topogram|scout|surview|scanogram|survey|loc|lokalisator|ubersicht|"
-        r"smartbrain)\b",
-        LOCALIZERS,
-    ),
-    (
-        "SCREEN SAVE",
-        r"\b(dose (report|record|info|sheet|summary)|rapport de dose|dosis\w+|"
-        r"(patient|exam) proto[ck]ol|protokoll|exam summary|(screen|result) ?(save|shot|capture|"
-        r"screens))\b",
-        "DICOM screen captures and dose reports",
-    ),
-    (
-        "MONITORING",
-        r"\b((pre)?monitoring|bolus tracking|calibration|ref scan|phoenix\w*)\b",
-        "DICOM reference scans",
-    ),
-)
-DERIVED = "derived DICOM images beside original ones"
-COPIES = "second copies of DICOM images"
-STRAYS = "single DICOM images in another plane than their series"
 # What all files of a series have in common, and what a reason calls it.
 ALIKE = (
     ("SamplesPerPixel", "numbers of channels"),
@@ -137,52 +108,6 @@ warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
 # -- Which files make up a series ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The part of a header that says whose image a file is and which others belong to it.
-
-    `series` names what files of one volume have in common, "" for a file that stands alone.
-    `instance` names the image, whatever file holds it.
-    `patient` is the patient's identifier, which
-    `issuer` gave. Without one it is that of the study or series, "" without any, and with
-    `names_patient` False. `frames` is 0 for
-    a file that is no image, such as a report. `no_image` says what is not to be judged as one, such
-    as a localizer or a segmentation. `derived` images were computed from others. `place` is
-    a single image's position [3] with the directions of its rows and columns [6], () without them.
-    `description` is the pattern of the series' description: its words without numbers. `quantity`
-    is the part of a complex number ("magnitude", "phase" …), and `view` and `laterality` are those
-    of a radiograph; "" where a file does not say them.
-    """
-
-    series: str = ""
-    study: str = ""
-    instance: str = ""
-    issuer: str = ""
-    patient: str = ""
-    names_patient: bool = True
-    frames: int = 1
-    no_image: str = ""
-    derived: bool = False
-    modality: str = ""
-    description: str = ""
-    maker: str = ""
-    place: tuple[float, ...] = ()
-    quantity: str = ""
-    view: str = ""
-    laterality: str = ""
-
-    @property
-    def series_uid(self) -> str:
-        """Return the part of `series` that does not depend on patient and study."""
-        return self.series.partition("\0")[0]
-
-    @property
-    def image(self) -> tuple[str, tuple[float, ...]]:
-        """Return what copies of an image have in common, in whatever files they are. Some programs
-        give all images the same instance: at other places they are no copies."""
-        return self.instance, self.place
 
 
 def headline(path: Path) -> Headline:
@@ -216,7 +141,7 @@ def _headline(path: Path) -> Headline:
         no_image=_no_image(header, count),
         derived=is_derived(image_type(header), str(header.get("Modality") or "")),
         modality=str(header.get("Modality") or ""),
-        description=" ".join(_words(str(header.get("SeriesDescription") or ""))),
+        description=" ".join(words_of(str(header.get("SeriesDescription") or ""))),
         maker=str(header.get("Manufacturer") or "").strip(),
         place=_place(header),
         quantity=part_of(header),
@@ -275,32 +200,6 @@ def _is_no_image(storage: UID) -> bool:
     return not is_cut and "Image" not in storage.name
 
 
-def no_image_of(kinds: Sequence[str], description: str) -> str:
-    """Return what an image is by the values of its type and the description of its series if it is
-    not to be learned from or to be judged, such as a localizer, else ""."""
-    words = " ".join(_words(description))
-    for kind, pattern, reason in NO_IMAGE_TYPES:
-        if kind in kinds or re.search(pattern, words):
-            return reason
-    return ""
-
-
-def _words(description: str) -> list[str]:
-    """Return the words of a series' description in lower case, without accents and without numbers
-    that stand alone: `t1 mprage 2` is `t1 mprage`."""
-    plain = unicodedata.normalize("NFKD", description).encode("ascii", "ignore").decode().lower()
-    found = re.findall(r"[a-z][a-z0-9]*", plain)
-    return [word for word in found if len(word) > 1 or word.isalpha()]
-
-
-def is_derived(kinds: Sequence[str], modality: str) -> bool:
-    """Return whether an image was computed from others, as the values of its type say. Radiographs
-    and photographs call themselves derived when they are only prepared for display."""
-    if list(kinds[:1]) != ["DERIVED"]:
-        return False
-    return list(kinds[1:2]) == ["SECONDARY"] or modality in TOMOGRAPHIC
-
-
 def _start_of_header(path: Path) -> Dataset:
     """Read the attributes that a headline is made of."""
     with path.open("rb") as file:
@@ -308,25 +207,6 @@ def _start_of_header(path: Path) -> Dataset:
     if _is_deflated(start) or not DICOM_MAGIC.matches(start):  # gzipped, or without a preamble
         return parse(path.read_bytes())
     return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADLINE_TAGS)
-
-
-def group_of(found: Headline, *, keep_identifiers: bool) -> str:
-    """Return the patient's pseudonym, or what identifies the patient and, after `^^^`, who gave
-    that; of a file that names no patient the same of its study. "" if nothing identifies either."""
-    if not found.patient:
-        return ""
-    prefix = "" if found.names_patient else STUDY
-    if keep_identifiers:
-        issuer = f"^^^{found.issuer}" if found.issuer else ""
-        return f"{prefix}{found.patient}{issuer}"
-    return pseudonym(found.issuer, found.patient, prefix=prefix or PATIENT)
-
-
-def study_of(found: Headline, *, keep_identifiers: bool) -> str:
-    """Return the study's pseudonym, or its UID; "" if a file names none."""
-    if keep_identifiers or not found.study:
-        return found.study
-    return pseudonym("", found.study, prefix=STUDY)
 
 
 # -- One file --------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, SegmentationStorage
 
+from anodetect.data.dicom_head import PARTS, TOMOGRAPHIC
 from anodetect.data.volumes import MAX_VOXELS
 from anodetect.errors import ImageError
 
-TOMOGRAPHIC = ("CT", "MR", "PT")  # modalities whose images have a place in the patient
 TOMOGRAMS = ("RECON TOMO", "RECON GATED TOMO")  # of nuclear medicine
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 # Functional groups (PS3.3, C.7.6.16.2 and C.8.13.5) and the attributes that are read from each.
@@ -46,12 +46,6 @@ TRAITS = (
     ("stack", "StackID", "StackID"),
     ("acquisition", "AcquisitionNumber", "FrameAcquisitionNumber"),
 )
-# Values of the image type that say which part of a complex number pixels are.
-PARTS = {
-    "M": "magnitude", "MAGNITUDE": "magnitude", "M_FFE": "magnitude", "M_SE": "magnitude",
-    "P": "phase", "PHASE": "phase", "PHASE MAP": "phase",
-    "R": "real", "REAL": "real", "I": "imaginary", "IMAGINARY": "imaginary",
-}  # fmt: skip
 
 
 EXACT, ROUNDED = 1e-4, 0.05  # of the length of directions: as it should be, and as few digits leave

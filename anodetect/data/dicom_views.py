@@ -5,8 +5,10 @@ Views are the defined terms of the standard only: any other text of a header may
 """
 
 import re
+from typing import TYPE_CHECKING
 
-from pydicom.dataset import Dataset
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 VIEWS = (
     "AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL",
@@ -37,7 +39,7 @@ MEANINGS = {
 SIDES = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R", "B": "B", "BOTH": "B"}
 
 
-def view_of(header: Dataset) -> str:
+def view_of(header: "Dataset") -> str:
     """Return the view of a radiograph, one of VIEWS; "" if it is none of them or not said."""
     named = str(header.get("ViewPosition") or "").strip().upper()
     if named in VIEWS:
@@ -50,7 +52,7 @@ def view_of(header: Dataset) -> str:
     return ""
 
 
-def laterality_of(header: Dataset) -> str:
+def laterality_of(header: "Dataset") -> str:
     """Return which side of the body an image shows, "L", "R" or "B" (both); "" if it is not
     said."""
     for tag in ("ImageLaterality", "Laterality"):
@@ -65,7 +67,7 @@ def side_named(text: str) -> str:
     return SIDES.get(text.strip().upper(), "")
 
 
-def looks_left(header: Dataset) -> bool:
+def looks_left(header: "Dataset") -> bool:
     """Return whether the rows of a mammogram run toward the front of the patient, as those of a
     left breast do: then a right one has been mirrored already."""
     value = header.get("PatientOrientation") or ""

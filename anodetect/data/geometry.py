@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from anodetect.data.uneven import (
@@ -200,6 +199,8 @@ def along(
     [I, 3] are those of uneven slices. Pictures, FRAMES, stay as they are in the source. ImageError
     if the affine cannot be inverted.
     """
+    from nibabel.orientations import io_orientation  # takes a while, and images do not need it
+
     check_affine(affine)
     if plane == FRAMES:
         return Geometry(shape, affine, plane, (0, 1, 2), (False, False, False))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from anodetect.data import dicom, formats
+from anodetect.data import dicom_head, formats
 from anodetect.data.bvalues import names_beside
 from anodetect.data.channels import ChannelFile
 from anodetect.data.delimited import lines_of
@@ -312,8 +312,8 @@ def _listed_record(
     """Return the record of a row that was checked."""
     identity = path_text(PurePosixPath(row["path"]))
     path, files = listed_files(folder / row["path"], where, headlines)
-    found = dicom.headline(path) if files else dicom.Headline()
-    pseudonym = dicom.group_of(found, keep_identifiers=False)
+    found = dicom_head.headline(path) if files else dicom_head.Headline()
+    pseudonym = dicom_head.group_of(found, keep_identifiers=False)
     own = {key: value for key, value in row.items() if key not in (*COLUMNS, CHANNELS)}
     extra = strata_of(found) | own
     channels = []
@@ -334,7 +334,7 @@ def _listed_record(
         files=files,
         extra=extra,
         channels=tuple(channels),
-        study=dicom.study_of(found, keep_identifiers=False) if files else row.get("study", ""),
+        study=dicom_head.study_of(found, keep_identifiers=False) if files else row.get("study", ""),
         note=note_of_series(path, headlines) if files else "",
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from anodetect.data import dicom, formats, names, readers
+from anodetect.data import dicom_head, formats, names, readers
 from anodetect.data.annotation_files import Annotated, find_annotations
 from anodetect.data.annotations import is_annotation
 from anodetect.data.channels import Channels
@@ -438,7 +438,7 @@ def _sequence(record: Record, file: NamedFile) -> str:
     That is what a DICOM header says, for MR with the sequence in the series' description, or what a
     volume's name or folder says. Digital and computed radiographs are alike.
     """
-    if record.modality in dicom.PROJECTIONS:
+    if record.modality in dicom_head.PROJECTIONS:
         return "cr"
     if record.modality:
         sequence = _sequence_in(record.description) if record.modality == "MR" else ""

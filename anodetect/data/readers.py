@@ -18,10 +18,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from anodetect.data import dicom, formats
+from anodetect.data import formats
 from anodetect.data.bvalues import number_of
 from anodetect.data.channels import ChannelFile
-from anodetect.data.dicom_seg import marked_voxels
 from anodetect.data.dicom_views import laterality_of, looks_left, side_named
 from anodetect.data.geometry import MIN_SIDE, Geometry
 from anodetect.data.images import MAX_PIXELS, Array, as_float32, channels_first
@@ -115,11 +114,17 @@ class Source:
         named = side_named(self.record.extra.get("laterality", ""))
         if named or not formats.is_series(self.record.path):
             return named
+        from anodetect.data import dicom  # with pydicom
+
         return laterality_of(dicom.parse(self.contents[0]))
 
     def _looks_left(self) -> bool:
         """Return whether an image of the right side was mirrored before it was stored."""
-        return formats.is_series(self.record.path) and looks_left(dicom.parse(self.contents[0]))
+        if not formats.is_series(self.record.path):
+            return False
+        from anodetect.data import dicom  # with pydicom
+
+        return looks_left(dicom.parse(self.contents[0]))
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,8 @@ def _read_one(record: Record) -> Source:
     """Read the bytes of one file or series."""
     contents = [read_bytes(path) for path in record.files or (record.path,)]
     if len(contents) > 1:
+        from anodetect.data import dicom  # with pydicom
+
         contents = _with_reason(lambda: dicom.in_order(contents))
     else:
         companion = _companion(record.path, contents[0])
@@ -416,6 +423,8 @@ def _mask_on(path: Path, volume: Volume, what: str) -> Bools:
     if those of the mask lie at the same places. A DICOM file is a Segmentation.
     """
     if formats.is_series(path):
+        from anodetect.data.dicom_seg import marked_voxels  # with pydicom
+
         content = read_bytes(path)
         return _with_reason(lambda: marked_voxels(content, volume))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anodetect.data import dicom, formats
+from anodetect.data import dicom_head, formats
 from anodetect.data.channels import ChannelFile, Channels
 from anodetect.data.reading import Component
 from anodetect.errors import DataError
@@ -147,4 +147,4 @@ def fills_memory(record: Record) -> bool:
         large = record.path.stat().st_size > LARGE or record.path.suffix.lower() == ".gz"
     except OSError:  # reading it will say so
         return False
-    return large and dicom.headline(record.path).frames > 1
+    return large and dicom_head.headline(record.path).frames > 1

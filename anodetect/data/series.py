@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from anodetect.data import dicom, formats, names
-from anodetect.data.dicom_stacks import LEAST_OF_VOLUME, Place, strays_among, unevenness_of
+from anodetect.data import dicom_head, formats, names
+from anodetect.data.dicom_head import Headline
 from anodetect.data.records import Record
 from anodetect.data.walk import PassedOverCounts
 from anodetect.files import is_below, path_text
 
-Headlines = Mapping[Path, dicom.Headline]
+Headlines = Mapping[Path, Headline]
+Place = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def records_of(
@@ -27,7 +29,7 @@ def records_of(
     in its series.
     """
     paths = list(paths)
-    headlines = {path: dicom.headline(path) for path in paths if formats.is_series(path)}
+    headlines = {path: dicom_head.headline(path) for path in paths if formats.is_series(path)}
     if not headlines:
         for path in paths:
             yield record_of(folder, path, (path,))
@@ -41,14 +43,14 @@ def records_of(
     series: dict[tuple[Path, str], list[Path]] = {}
     instances: set[tuple[Path, str, tuple[str, tuple[float, ...]]]] = set()
     for path in paths:
-        found = headlines.get(path, dicom.Headline())
+        found = headlines.get(path, Headline())
         reason = found.no_image
         if found.derived and (found.issuer, found.patient) in originals:
-            reason = reason or dicom.DERIVED
+            reason = reason or dicom_head.DERIVED
         where = _folder_of_series(folder, path) if found.series else path.parent
         copy = where, found.series, found.image
         if found.series and found.instance and copy in instances:
-            reason = reason or dicom.COPIES
+            reason = reason or dicom_head.COPIES
 
         if reason:
             passed_over.add(path_text(path.relative_to(folder)), reason)
@@ -59,11 +61,11 @@ def records_of(
     sharing: Counter[tuple[Path, str]] = Counter()  # files by the UID of their series
     alone: Counter[tuple[Path, str, str, str]] = Counter()  # files without others, by plane
     for (where, _), files in series.items():
-        found = headlines.get(files[0], dicom.Headline())
+        found = headlines.get(files[0], Headline())
         sharing[where, found.series_uid] += len(files)
         alone[where, *_plane_of(found)] += len(files) == 1
     for (where, _), files in series.items():
-        found = headlines.get(files[0], dicom.Headline())
+        found = headlines.get(files[0], Headline())
         others = sharing[where, found.series_uid] - len(files) if found.series_uid else 0
         note = _note_of_others(others)
         if found.place and len(files) == 1 and not note:
@@ -73,7 +75,7 @@ def records_of(
         yield replace(record, note=note)
 
 
-def _plane_of(found: dicom.Headline) -> tuple[str, str, str]:
+def _plane_of(found: Headline) -> tuple[str, str, str]:
     """Return the study, patient and orientation of a single image."""
     return found.study, found.patient, " ".join(f"{value:.2f}" for value in found.place[3:])
 
@@ -81,6 +83,8 @@ def _plane_of(found: dicom.Headline) -> tuple[str, str, str]:
 def _note_of_apart(count: int) -> str:
     """Return what is to be known of an image, alone in its series, if there are `count` such images
     of its study in one orientation; "" if these are too few to be a volume's."""
+    from anodetect.data.dicom_stacks import LEAST_OF_VOLUME  # with pydicom
+
     if count < LEAST_OF_VOLUME:
         return ""
     return (
@@ -103,7 +107,7 @@ def _note_of_others(count: int) -> str:
 def note_of_series(path: Path, headlines: Callable[[Path], Headlines]) -> str:
     """Return what is to be known of the series of a file, as `records_of` does, from the headlines
     of its folder alone."""
-    own = headlines(path.parent).get(path, dicom.Headline())
+    own = headlines(path.parent).get(path, Headline())
     if not own.series:
         return ""
     others = 0
@@ -117,16 +121,18 @@ def _without_strays(
 ) -> list[Path]:
     """Return the files of a series without single images in other planes than its volume, which are
     counted as passed over."""
+    from anodetect.data.dicom_stacks import LEAST_OF_VOLUME, strays_among  # with pydicom
+
     if len(files) <= LEAST_OF_VOLUME:
         return files
     places = _places([headlines[path] for path in files])
     strays = strays_among(places)
     for number in strays:
-        passed_over.add(path_text(files[number].relative_to(folder)), dicom.STRAYS)
+        passed_over.add(path_text(files[number].relative_to(folder)), dicom_head.STRAYS)
     return [path for number, path in enumerate(files) if number not in strays]
 
 
-def _places(found: Iterable[dicom.Headline]) -> list[Place]:
+def _places(found: Iterable[Headline]) -> list[Place]:
     """Return the positions and directions of single images; none if one of them has none."""
     places = [np.array(each.place) for each in found]
     if not all(len(place) for place in places):
@@ -137,13 +143,17 @@ def _places(found: Iterable[dicom.Headline]) -> list[Place]:
 def uneven_slices(record: Record) -> str:
     """Return in words how the slices of a record's DICOM series lie where they are not even, by the
     headers of its single images; "" for any other record."""
+    if not record.files and not record.channels:
+        return ""
+    from anodetect.data.dicom_stacks import unevenness_of  # with pydicom
+
     several = [record.files]
     if record.channels:
         several = [channel.files for channel in record.channels]
     notes: dict[str, None] = {}
     for files in several:
         if len(files) > 2:
-            notes[unevenness_of(_places(map(dicom.headline, files)))] = None
+            notes[unevenness_of(_places(map(dicom_head.headline, files)))] = None
     return "; ".join(note for note in notes if note)
 
 
@@ -157,7 +167,7 @@ def _folder_of_series(folder: Path, path: Path) -> Path:
 
 
 def record_of(
-    folder: Path, path: Path, files: tuple[Path, ...], found: dicom.Headline | None = None
+    folder: Path, path: Path, files: tuple[Path, ...], found: Headline | None = None
 ) -> Record:
     """Return the record of a file or of a series' `files`, its id relative to `folder`. A DICOM
     file's group is its patient's pseudonym, any other's its own id; what is `found` in its header
@@ -165,8 +175,8 @@ def record_of(
     name = path_text(path.relative_to(folder))
     if found is None and not formats.is_series(path):
         return Record(id=name, path=path, group=name)
-    found = found or dicom.headline(path)
-    group = dicom.group_of(found, keep_identifiers=False) or name
+    found = found or dicom_head.headline(path)
+    group = dicom_head.group_of(found, keep_identifiers=False) or name
 
     return Record(
         id=name,
@@ -177,11 +187,11 @@ def record_of(
         description=found.description,
         quantity=found.quantity,
         extra=strata_of(found),
-        study=dicom.study_of(found, keep_identifiers=False),
+        study=dicom_head.study_of(found, keep_identifiers=False),
     )
 
 
-def strata_of(found: dicom.Headline) -> dict[str, str]:
+def strata_of(found: Headline) -> dict[str, str]:
     """Return by their columns' names the strata that a radiograph's header says: its view and which
     side of the body it shows."""
     strata = {"view": found.view, "laterality": found.laterality}
@@ -199,7 +209,7 @@ def series_of(
     """
     if not formats.is_series(path):
         return ()
-    own = dicom.headline(path)
+    own = dicom_head.headline(path)
     if not own.series:
         return (path,)
 
@@ -221,7 +231,7 @@ def series_of(
     return tuple(sorted(files.values()))
 
 
-def _image_of(path: Path, found: dicom.Headline) -> object:
+def _image_of(path: Path, found: Headline) -> object:
     """Return what copies of a file's image have in common; the path if nothing names the image."""
     return found.image if found.instance else path
 
@@ -229,13 +239,13 @@ def _image_of(path: Path, found: dicom.Headline) -> object:
 def headlines_of(folder: Path, root: Path | None) -> Headlines:
     """Return those of a folder's DICOM files in name order. As in `walk`, hidden files are left
     out and, with a `root`, links out of it."""
-    found: dict[Path, dicom.Headline] = {}
+    found: dict[Path, Headline] = {}
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or not file.is_file() or not formats.is_series(file):
             continue
         if root and file.is_symlink() and not is_below(file, root):
             continue
-        found[file] = dicom.headline(file)
+        found[file] = dicom_head.headline(file)
     return found
 
 
@@ -243,8 +253,8 @@ def identified(record: Record) -> Record:
     """Return the record with what identifies patient and study in place of pseudonyms."""
     if not record.files:
         return record
-    found = dicom.headline(record.path)
-    record = replace(record, study=dicom.study_of(found, keep_identifiers=True))
-    if record.group != dicom.group_of(found, keep_identifiers=False):
+    found = dicom_head.headline(record.path)
+    record = replace(record, study=dicom_head.study_of(found, keep_identifiers=True))
+    if record.group != dicom_head.group_of(found, keep_identifiers=False):
         return record  # its group was named by a manifest
-    return replace(record, group=dicom.group_of(found, keep_identifiers=True))
+    return replace(record, group=dicom_head.group_of(found, keep_identifiers=True))

@@ -9,7 +9,7 @@ no channel occurs twice there.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from anodetect.data import dicom, names
+from anodetect.data import dicom_head, names
 from anodetect.data.channels import ChannelFile, Channels, Match, matched
 from anodetect.data.records import Dataset, Problem, Record
 from anodetect.data.truth_files import NamedFile
@@ -106,7 +106,7 @@ def _place(candidate: Candidate) -> Place:
     """Return where the files of a candidate's study lie."""
     record, folders = candidate.record, candidate.file.folders
     if record.files:
-        study = dicom.headline(record.path).study
+        study = dicom_head.headline(record.path).study
         if study:
             return "", "DICOM", study
     for number, folder in enumerate(folders):

@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import nibabel as nib
 import nrrd
 
 from anodetect.data.nifti_forms import note_of_forms
@@ -19,6 +18,8 @@ def volumes_in(path: Path) -> int | None:
     name = path.name.lower()
     try:
         if name.endswith(BY_NIBABEL):
+            import nibabel as nib  # takes a while, and images do not need it
+
             return math.prod(int(side) for side in nib.load(path).shape[3:])
         if name.endswith(BY_PYNRRD):
             header = nrrd.read_header(str(path))
@@ -36,6 +37,8 @@ def note_of_header(path: Path) -> str:
     if not path.name.lower().endswith(BY_NIBABEL):
         return ""
     try:
+        import nibabel as nib
+
         header = nib.load(path).header
         return note_of_forms(header) if isinstance(header, nib.Nifti1Header) else ""
     except Exception:  # decoding the file will say what is wrong with it

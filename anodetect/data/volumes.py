@@ -15,10 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.freesurfer.mghformat import data_type_codes
-from nibabel.spatialimages import HeaderDataError
 
 from anodetect.data.formats import GZIP
 from anodetect.data.geometry import FLIP_XY, Affine, Geometry, along, check_affine
@@ -74,6 +71,8 @@ def decode_nifti(content: bytes, component: int | None = None, *, holes: bool = 
     """Return the volume in the bytes of a NIfTI-1 or -2 file, compressed or not; of a 4-D file the
     volume number `component`, from 0; of a 2-D file its one slice. With `holes` voxels may be NaN,
     as in maps, and need not have a place in the patient."""
+    import nibabel as nib  # takes a while, and images do not need it
+
     stream = _inflated(content)
     kind = nib.Nifti2Image if _header_size(stream) == 540 else nib.Nifti1Image
     stream.seek(0)
@@ -114,6 +113,8 @@ def _nifti(
 def _check_header(header: Any, *, is_single: bool) -> None:
     """Raise ImageError if a NIfTI header says nothing valid of its values, of where they stand, or
     of its directions. In a single file they stand behind the header and four more bytes."""
+    from nibabel.spatialimages import HeaderDataError
+
     try:
         size = header.get_data_dtype().itemsize
     except (HeaderDataError, KeyError):
@@ -137,6 +138,8 @@ def _check_header(header: Any, *, is_single: bool) -> None:
 
 def _opened(kind: Any, streams: Mapping[str, Any]) -> Any:
     """Return nibabel's image of a kind, whose voxels have not been read yet."""
+    import nibabel as nib
+
     holders = {}
     for name, stream in streams.items():
         stream.seek(0)
@@ -177,6 +180,8 @@ def decode_pair(content: bytes, component: int | None = None, image: bytes = b""
     Analyze does not say which side is left: rows are taken to run from the patient's left to the
     right (LAS), as nibabel and SPM do.
     """
+    import nibabel as nib
+
     try:
         size = _header_size(io.BytesIO(content))
     except ImageError:
@@ -202,6 +207,9 @@ def decode_pair(content: bytes, component: int | None = None, image: bytes = b""
 
 def decode_mgh(content: bytes, component: int | None = None) -> Volume:
     """Return the volume in the bytes of an MGH or MGZ file."""
+    import nibabel as nib
+    from nibabel.freesurfer.mghformat import data_type_codes
+
     stream = _inflated(content)
     start = stream.read(MGH_START.size)
     if len(start) < MGH_START.size:

@@ -24,8 +24,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from joblib import cpu_count
-
 from anodetect.data.records import Record, is_volume
 from anodetect.engines.line import line_engine
 from anodetect.engines.registered import MAIN, Registered, is_of_script, main_is_script
@@ -75,6 +73,13 @@ def engine(workers: int | None) -> Engine:
         return _collect(_start(tasks, threads), items, reporter, note)
 
     return entries
+
+
+def cpu_count() -> int:
+    """Return the number of cores that this process may use."""
+    import joblib  # not at the top: workers are started by this module, and do not ask
+
+    return int(joblib.cpu_count())
 
 
 def _suitable_number(task: Task, items: Sequence[Record]) -> tuple[int, int]:

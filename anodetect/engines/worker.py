@@ -9,11 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.dataset import Dataset
 
-from anodetect.data import dicom
 from anodetect.data.records import Problem, Record
 from anodetect.errors import (
     REPORT_IT,
@@ -59,6 +58,9 @@ from anodetect.remote.paths import RemotePath
 from anodetect.stats.calibration import Calibration
 from anodetect.stats.decision import Rule, decide_one
 from anodetect.types import Reporter
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 UPLOADS = 8  # files that are on their way to a bucket at a time
 
@@ -308,10 +310,12 @@ class Worker:
         decision = decide_one(row.score, calibration, rule, is_volume=row.is_volume)
         return About(pseudonym, row.model_sha256, decision)
 
-    def _header(self, scored: ScoredImage | ScoredVolume) -> Dataset | None:
+    def _header(self, scored: ScoredImage | ScoredVolume) -> "Dataset | None":
         """Return the header of an image's DICOM file; None if it is another file, or a volume."""
         if isinstance(scored, ScoredVolume) or not scored.record.files:
             return None
+        from anodetect.data import dicom  # with pydicom
+
         try:
             return dicom.header_of(scored.record.path)
         except ImageError:  # it was there when its pixels were read

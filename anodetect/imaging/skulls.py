@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from anodetect.data.geometry import FLIP_XY
@@ -110,6 +109,8 @@ def brain_in(volume: Volume, tool: SkullTool) -> Bools:
 
 def _write(volume: Volume, path: Path) -> None:
     """Write a volume as NIfTI, its values raised so that the lowest is 1."""
+    import nibabel as nib  # takes a while, and images do not need it
+
     voxels = volume.voxels[0]
     image = nib.Nifti1Image(voxels - voxels.min() + 1, FLIP_XY @ volume.affine)
     image.set_sform(FLIP_XY @ volume.affine, 1)

@@ -1,15 +1,19 @@
 """The values that pictures of an image or volume show black and white."""
 
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING
 
-from anodetect.data.dicom_window import Window, window_of, window_of_volume
 from anodetect.imaging.preprocess import Preprocess
 from anodetect.model.loading import LoadedImage, LoadedVolume
 
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from anodetect.data.dicom_window import Window
+
 
 def display_window(
-    preprocess: Preprocess, loaded: LoadedImage | LoadedVolume, header: Dataset | None = None
-) -> Window | None:
+    preprocess: Preprocess, loaded: LoadedImage | LoadedVolume, header: "Dataset | None" = None
+) -> "Window | None":
     """Return the window of pictures in native units: the one that was asked for in training, else
     that of the DICOM file, with `header` for an image, else the range that the model sees; None for
     an image whose range is its own, and for several channels, which have units of their own."""
@@ -24,8 +28,12 @@ def display_window(
     return preprocess.shown_range()
 
 
-def _stated(loaded: LoadedImage | LoadedVolume, header: Dataset | None) -> Window | None:
+def _stated(loaded: LoadedImage | LoadedVolume, header: "Dataset | None") -> "Window | None":
     """Return the window that a DICOM file states."""
+    if isinstance(loaded, LoadedImage) and header is None:
+        return None
+    from anodetect.data.dicom_window import window_of, window_of_volume  # with pydicom
+
     if isinstance(loaded, LoadedImage):
-        return None if header is None else window_of(header)
+        return window_of(header)
     return window_of_volume(loaded.volume.source)

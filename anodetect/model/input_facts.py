@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anodetect.data import dicom, formats, names
+from anodetect.data import dicom_head, formats, names
 from anodetect.imaging.intensities import to_channels
 from anodetect.model.loading import LoadedImage, LoadedVolume
 from anodetect.types import Floats
@@ -36,7 +36,7 @@ def modality_of(loaded: LoadedImage | LoadedVolume) -> str:
     volume = loaded.volume if isinstance(loaded, LoadedVolume) else loaded.cut_from
     if volume is not None and volume.source.modality:
         return volume.source.modality
-    return dicom.headline(loaded.record.path).modality if loaded.record.files else ""
+    return dicom_head.headline(loaded.record.path).modality if loaded.record.files else ""
 
 
 def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
@@ -44,7 +44,7 @@ def facts_of(loaded: LoadedImage | LoadedVolume) -> InputFacts:
     record = loaded.record
     modality, description, maker = "", "", ""
     if record.files:
-        header = dicom.headline(record.path)
+        header = dicom_head.headline(record.path)
         modality, description, maker = header.modality, header.description, header.maker
     if record.channels:
         description = " ".join(channel.name for channel in record.channels)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from anodetect.config import Config
-from anodetect.data.dicom import PROJECTIONS
+from anodetect.data.dicom_head import PROJECTIONS
 from anodetect.model.input_facts import InputFacts
 
 MOST = 30  # different texts that are kept of one kind; with more, none is told to be new

@@ -5,12 +5,11 @@ import io
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import tifffile
 from PIL import Image
-from pydicom.dataset import Dataset
 
 from anodetect.errors import RunError
 from anodetect.output.about import About
@@ -19,6 +18,9 @@ from anodetect.output.pictures import Picture, jpeg, overlay
 from anodetect.output.png import encode_mask, encode_picture
 from anodetect.stats.mask_rule import MaskRule, Regions
 from anodetect.types import Bools, Floats
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 SIZES = 64  # of images, whose headers are kept
 QUALITY, LONGEST = 90, 65535  # of overlays as JPEG, and pixels on their longest side
@@ -39,7 +41,7 @@ class ImageMap:
     scale: tuple[float, float]
     rule: MaskRule
     window: tuple[float, float] | None = None
-    header: Dataset | None = None
+    header: "Dataset | None" = None
     about: About = field(default_factory=About)
 
     @cached_property
