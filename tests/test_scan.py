@@ -399,8 +399,48 @@ def test_masks_that_programs_write_as_empty_are_none(tmp_path, value):
     assert (record.masks, record.foreground) == ((), None)
 
 
+@pytest.mark.parametrize("value", ["nan", "None", "NULL", "-", "<NA>"])
+def test_empty_values_that_programs_write_are_no_names(tmp_path, value):
+    table(tmp_path, "group,kind,split,component", *[",".join([value] * 4)] * 2)
+    records = scan(tmp_path).records
+    assert [(r.group, r.kind, r.split) for r in records] == [("a.png", "", ""), ("b.png", "", "")]
+
+
+def test_a_label_that_is_missing_is_unknown_and_none_is_refused(tmp_path):
+    table(tmp_path, "label", "NaN", "0", "1")
+    assert [record.label for record in scan(tmp_path).records] == [None, 0, 1]
+    table(tmp_path, "label", "none", "1")
+    with pytest.raises(DataError, match="label 'none' is neither 0"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["is_test", "train", "in_train", "Test set"])
+@pytest.mark.parametrize("values", [("0", "1"), ("yes", "no"), ("True", "False"), ("", "x")])
+def test_columns_that_say_which_images_are_in_a_part_are_refused(tmp_path, column, values):
+    table(tmp_path, column, *values)
+    with pytest.raises(DataError, match=f"{column!r} says which images are in a part"):
+        scan(tmp_path)
+    table(tmp_path, f"{column},split", *(f"{value},train" for value in values))
+    assert len(scan(tmp_path).training()) == 2
+
+
+@pytest.mark.parametrize("column", ["class", "target", "defects", "n_defects"])
+def test_numbers_of_classes_and_of_defects_are_refused(tmp_path, column):
+    table(tmp_path, column, "0", "2", "3")
+    with pytest.raises(DataError, match=f"{column!r} holds labels"):
+        scan(tmp_path)
+    table(tmp_path, column, "12.5", "2", "3")
+    assert len(scan(tmp_path).training()) == 3
+
+
+def test_what_a_table_without_paths_begins_with_is_said(tmp_path):
+    manifest(tmp_path, "a.png train", "b.png train")
+    with pytest.raises(DataError, match=r"no column 'path'; its first line is 'a\.png train'"):
+        scan(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["filename", "Image", "file", "image_path", "file name"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_another_name_of_the_column_path_is_said(tmp_path, name, separator):
     manifest(tmp_path, separator.join((name, "split")), separator.join(("a.png", "train")))
     with pytest.raises(DataError, match=f"no column 'path'; call the column {name!r} 'path'"):

@@ -14,7 +14,8 @@ from anodetect.errors import DataError
 if TYPE_CHECKING:
     from _csv import Reader
 
-SEPARATORS = ",;\t"
+SEPARATORS = ",;\t|"
+SHOWN = 60  # characters of a first line in a message
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -106,7 +107,11 @@ def _columns(
             if _plain(name) in instead:
                 raise DataError(f"{file}: no column {first!r}; call the column {name!r} {first!r}")
         expected = ", ".join(known)
-        raise DataError(f"{file}: no column {first!r} (columns: {expected} and any others)")
+        line = ", ".join(names)[:SHOWN] or "empty"
+        raise DataError(
+            f"{file}: no column {first!r}; its first line is {line!r} "
+            f"(columns: {expected} and any others)"
+        )
     folded = [name.casefold() for name in names if name]
     for name in folded:
         if folded.count(name) > 1:

@@ -2,13 +2,14 @@
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from anodetect.data import dicom_head, formats
 from anodetect.data.bvalues import names_beside
 from anodetect.data.channels import ChannelFile
-from anodetect.data.delimited import lines_of
+from anodetect.data.delimited import Line, lines_of
 from anodetect.data.manifest_columns import (
     CHANNELS,
     COLUMNS,
@@ -41,7 +42,17 @@ LABELS: dict[str, int | None] = {
     "": None,
 }
 MEANINGS = {"normal": NORMAL, "anomalous": ANOMALOUS}
-NO_FILE = ("nan", "none", "null", "na", "n/a", "<na>", "-")  # as programs write an empty value
+NOTHING = ("nan", "null", "na", "n/a", "<na>")  # as programs write an empty value
+NO_FILE = (*NOTHING, "none", "-")
+MAY_BE_EMPTY = {
+    "mask": NO_FILE,
+    "foreground": NO_FILE,
+    "group": NO_FILE,
+    "component": NO_FILE,
+    "split": NO_FILE,
+    "kind": NO_FILE,
+    "label": NOTHING,  # "none" and "-" may mean normal
+}
 
 
 def is_manifest(name: str) -> bool:
@@ -142,7 +153,7 @@ def manifest_rows(file: Path) -> dict[str, dict[str, str]]:
 def _rows(file: Path, names: "NamesOnDisk") -> list[tuple[str, dict[str, str]]]:
     """Return where each line stands and its row, every standard column present; `split` is in lower
     case and paths are those of the disk. Without a column `label` kinds give labels."""
-    lines = list(lines_of(file, "path", KNOWN, PATHS))
+    lines = list(map(_with_empty_values, lines_of(file, "path", KNOWN, PATHS)))
     header = lines[0].values if lines else {}
     refuse_misspelt(file, header)
     refuse_other_names(file, [line.values for line in lines])
@@ -156,9 +167,6 @@ def _rows(file: Path, names: "NamesOnDisk") -> list[tuple[str, dict[str, str]]]:
         own = listed_channels(row[CHANNELS], line.where)
         _check_first(row["path"], own, line.where)
         row["path"] = row["path"] or next(iter(own.values()), "")
-        for column in ("mask", "foreground"):
-            if row[column].casefold() in NO_FILE:
-                row[column] = ""
         for column in ("path", "mask", "foreground"):
             row[column] = names.of(row[column])
         row[CHANNELS] = written({name: names.of(path) for name, path in own.items()})
@@ -166,6 +174,15 @@ def _rows(file: Path, names: "NamesOnDisk") -> list[tuple[str, dict[str, str]]]:
         row["label"] = row["label"] or labels.get(row["kind"], "")
         rows.append((line.where, row))
     return rows
+
+
+def _with_empty_values(line: Line) -> Line:
+    """Return a line whose values are empty where a program wrote that there is none."""
+    values = dict(line.values)
+    for column, nothing in MAY_BE_EMPTY.items():
+        if values.get(column, "").casefold() in nothing:
+            values[column] = ""
+    return replace(line, values=values)
 
 
 def _check_first(path: str, channels: Mapping[str, str], where: str) -> None:

@@ -1,6 +1,7 @@
 """The columns of a manifest: those that are known, and those of other names that evidently hold
 what a known one is to hold, which is an error that says how to call them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +25,8 @@ LABELS = (
 SPLITS = ("set", "subset", "phase", "partition", "fold", "part", "split", "usage")
 PARTS = {"train", "test", "validation"}
 FLAGS = {"0", "1", "0.0", "1.0", "true", "false"}
+ANSWERS = FLAGS | {"yes", "no", "y", "n", "x"}
+MOST_CLASSES = 20  # numbers that a column of classes or of counts has at most
 SIMILAR = 0.8  # of a misspelt column's name and the name it was meant to be, as difflib counts it
 Values = Sequence[Mapping[str, str]]  # of each line by the names of the columns
 
@@ -62,6 +65,11 @@ def refuse_other_names(file: Path, lines: Values) -> None:
         found = {line[column].casefold() for line in lines} - {""}
         if column in KNOWN or not found:
             continue
+        if "split" not in header and _answers_for_a_part(column, found):
+            raise DataError(
+                f"{file}: the column {column!r} says which images are in a part of the data set; "
+                "write train (normals to learn from) or test into a column 'split'"
+            )
         if "label" not in header:
             _refuse_labels(file, column, found, "kind" in header)
         if "split" not in header and _are_parts(column, found):
@@ -76,7 +84,9 @@ def _refuse_labels(file: Path, column: str, found: set[str], has_kind: bool) -> 
     """Raise DataError if these values of a column are labels, or kinds of which some are normal."""
     meanings = {names.meaning(value) for value in found}
     named = _is_named_for_labels(column)
-    if meanings == {"normal", "anomalous"} or (named and found <= FLAGS):
+    flags = found <= FLAGS or _are_classes(found)
+    told = meanings == {"normal", "anomalous"} and (named or not found <= ANSWERS)
+    if told or (named and flags):
         raise DataError(
             f"{file}: the column {column!r} holds labels; call it 'label' (0 or a word for normal, "
             "1 or a word for anomalous); if it means something else, add a column 'label'"
@@ -101,6 +111,21 @@ def _are_parts(column: str, found: set[str]) -> bool:
     meanings = {names.meaning(value) for value in found}
     named = "".join(names.words(column)) in SPLITS
     return meanings <= PARTS and (named or len(meanings) > 1)
+
+
+def _answers_for_a_part(column: str, found: set[str]) -> bool:
+    """Return whether a column is named for a part of the data set, such as `is_test`, and its
+    values say which images are in it."""
+    words = [word for word in names.words(column) if word not in ("is", "in", "set", "split")]
+    return len(words) == 1 and names.meaning(words[0]) in PARTS and found <= ANSWERS
+
+
+def _are_classes(found: set[str]) -> bool:
+    """Return whether values are a few different whole numbers, as classes have and counts of
+    defects."""
+    return 1 < len(found) <= MOST_CLASSES and all(
+        re.fullmatch(r"\d+(\.0)?", each) for each in found
+    )
 
 
 def labels_of_kinds(kinds: Iterable[str]) -> dict[str, str]:
