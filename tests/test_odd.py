@@ -320,3 +320,8 @@ def test_of_many_images_all_are_compared_in_parts_before_some_are_left_out(
     assert (result.odd.looked_at, result.odd.fit_images) == (28, 28)
     left_out = {image.path for image in result.odd.images if image.left_out}
     assert left_out <= set(mixed[1])
+
+
+def test_a_budget_that_is_no_number_is_refused(mixed, tmp_path):
+    with pytest.raises(ConfigError, match="--budget nan: minutes above 0"):
+        anodetect.train(str(mixed[0]), "pca", tmp_path / "run", budget=float("nan"))

@@ -203,7 +203,7 @@ def train(
 def _untrained(request: Request, form: Form) -> Model:
     """Return a model of this form that has learned nothing yet; ConfigError if it cannot learn as
     it is asked to, before any file is read."""
-    if request.budget is not None and request.budget <= 0:
+    if request.budget is not None and not request.budget > 0:  # nor NaN
         raise ConfigError(f"--budget {request.budget}: minutes above 0 are expected")
     check_device(request.device)
     check_folds(request.folds, drops_odd=request.drop_odd is not None)
