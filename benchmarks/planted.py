@@ -34,7 +34,7 @@ from anodetect.model.loading import LoadedImage, load
 from anodetect.types import Batch, Bools, Detector, Encoded, Floats, TrainContext
 from benchmarks import common
 
-FIT, TUNE, NORMAL, ANOMALOUS = 80, 40, 60, 80  # images, at most
+COUNTS = FIT, TUNE, NORMAL, ANOMALOUS = 80, 40, 60, 80  # images, at most
 SIDE, PIXELS = 160, 64  # of images as the network and as detectors of pixels see them
 RESAMPLES = 300
 DOUBTFUL = (1 / 3, 2 / 3)
@@ -102,7 +102,7 @@ def images_of(data: str) -> Images:
     """Return the images of a data set, drawn with a fixed seed."""
     rng = np.random.default_rng(0)
     if data.startswith("elpv:"):
-        return _doubtful_cells(data.removeprefix("elpv:"), rng)
+        return doubtful_cells(data.removeprefix("elpv:"), rng, COUNTS)
 
     dataset = cards.open_data(data)
     training, labelled = dataset.training(), dataset.labelled()
@@ -120,15 +120,20 @@ def images_of(data: str) -> Images:
     return Images(read[0][:-TUNE], read[0][-TUNE:], read[1], read[2])
 
 
-def _doubtful_cells(kind: str, rng: np.random.Generator) -> Images:
+def doubtful_cells(
+    kind: str, rng: np.random.Generator, counts: tuple[int, int, int, int]
+) -> Images:
+    """Return up to so many cells that are normal, to fit, tune and test with, and so many with a
+    defect probability of 1/3 or 2/3, drawn at random."""
     from elpv_dataset.utils import load_dataset
 
+    fit, tune, normal, anomalous = counts
     pixels, probability, kinds = load_dataset()
     own = kinds == kind
-    normal = some(np.flatnonzero(own & (probability == 0)).tolist(), FIT + TUNE + NORMAL, rng)
+    drawn = some(np.flatnonzero(own & (probability == 0)).tolist(), fit + tune + normal, rng)
     doubtful = own & np.isclose(probability[:, None], DOUBTFUL).any(1)
-    anomalous = some(np.flatnonzero(doubtful).tolist(), ANOMALOUS, rng)
-    parts = normal[:FIT], normal[FIT : FIT + TUNE], normal[FIT + TUNE :], anomalous
+    odd = some(np.flatnonzero(doubtful).tolist(), anomalous, rng)
+    parts = drawn[:fit], drawn[fit : fit + tune], drawn[fit + tune :], odd
     return Images(*([pixels[n][None].astype(np.float32) for n in part] for part in parts))
 
 
