@@ -417,6 +417,18 @@ def test_a_folder_with_nothing_readable(anodetect, tmp_path):
     assert "no readable normal image among 25" in err
 
 
+def test_train_says_that_there_is_nothing_to_learn_from(anodetect, synthetic_folder, tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = ["path,split,label"]
+    for number, path in enumerate(sorted(synthetic_folder.rglob("*.png"))[:6]):
+        shutil.copy(path, tmp_path / "data" / f"{number}.png")
+        rows.append(f"{number}.png,test,{number % 2}")
+    (tmp_path / "data" / "manifest.csv").write_text("\n".join(rows), "utf-8")
+    code, _, err = anodetect("train", tmp_path / "data", "-d", "pca", "--out", tmp_path / "run")
+    assert code == 2
+    assert "nothing to learn from; of its 6 images each is anomalous or of the test part" in err
+
+
 def test_unreadable_training_files_are_left_out_by_name(anodetect, synthetic_folder, tmp_path):
     folder = shutil.copytree(synthetic_folder, tmp_path / "data")
     (folder / "train/good/broken.png").write_bytes(b"junk")

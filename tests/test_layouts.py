@@ -426,8 +426,8 @@ def test_what_anodetect_wrote_is_passed_over(tree):
     dataset = scan(root)
     assert [record.id for record in dataset.records] == ["0.png"]
     text = counted(reasons(dataset.passed_over))
-    assert "2 score directories of anodetect" in text
-    assert "1 runs of anodetect" in text
+    assert "2 in score directories of anodetect" in text
+    assert "1 in runs of anodetect" in text
 
 
 def test_nothing_but_masks_is_said_so(tree):

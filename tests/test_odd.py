@@ -268,6 +268,8 @@ def test_pictures_are_small_and_keep_their_shape():
     [
         (0.0, ConfigError, "share below 1"),
         (2.5, ConfigError, "share below 1"),
+        (float("nan"), ConfigError, "share below 1"),
+        (float("inf"), ConfigError, "share below 1"),
         (15.0, DataError, "would leave 13 of 28"),
         (0.9, DataError, "at least half"),
     ],
@@ -322,6 +324,7 @@ def test_of_many_images_all_are_compared_in_parts_before_some_are_left_out(
     assert left_out <= set(mixed[1])
 
 
-def test_a_budget_that_is_no_number_is_refused(mixed, tmp_path):
-    with pytest.raises(ConfigError, match="--budget nan: minutes above 0"):
-        anodetect.train(str(mixed[0]), "pca", tmp_path / "run", budget=float("nan"))
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), 0.0])
+def test_a_budget_that_is_no_number_is_refused(mixed, tmp_path, budget):
+    with pytest.raises(ConfigError, match=f"--budget {budget}: minutes above 0"):
+        anodetect.train(str(mixed[0]), "pca", tmp_path / "run", budget=budget)

@@ -9,8 +9,10 @@ from PIL import Image
 from scipy import ndimage
 
 import anodetect
+from anodetect.errors import ConfigError
 from anodetect.imaging import tiling
 from anodetect.imaging.tiling import TilingConfig
+from anodetect.model.settings import resolve
 from anodetect.record import directories
 from anodetect.types import Batch, Scores
 
@@ -204,3 +206,10 @@ def test_a_large_image_is_scored_in_bounded_memory_and_its_own_grid(tiled_run, t
     assert np.allclose(
         heatmap[500:1500, 500:1500], heatmap[500 + period : 1500 + period, 500:1500], atol=1e-4
     )
+
+
+def test_an_overlap_of_no_tiles_is_refused():
+    with pytest.raises(ConfigError, match="overlap is of tiles; add --tile"):
+        resolve("pca", "pixels", {"tiling": {"overlap": 0.5}})
+    found = resolve("pca", "pixels", {"tiling": {"overlap": 0.5, "tile": 32}})
+    assert (found["tiling"]["overlap"], found["tiling"]["tile"]) == (0.5, 32)

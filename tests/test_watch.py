@@ -348,6 +348,10 @@ def test_what_cannot_be_meant_is_refused(pca_run, tmp_path):
         watch(pca_run, tmp_path / "no/folder", tmp_path / "out")
     with pytest.raises(ConfigError, match="--hours"):
         watch(pca_run, tmp_path / "in", tmp_path / "out", closing=Closing(hours=0))
+    with pytest.raises(ConfigError, match="--hours"):
+        watch(pca_run, tmp_path / "in", tmp_path / "out", closing=Closing(hours=float("nan")))
+    with pytest.raises(ConfigError, match="name it alone"):
+        watch(pca_run, tmp_path / "in", tmp_path / "out", heatmaps=["none", "tiff"])
     with pytest.raises(ConfigError, match="--webhook"):
         watch(pca_run, tmp_path / "in", tmp_path / "out", webhook="file:///etc/passwd")
     with pytest.raises(ConfigError, match="no user or password") as refused:

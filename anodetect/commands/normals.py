@@ -185,6 +185,11 @@ def usable_normals(
     planes.warn(reporter)
     _compare_with_test(dataset, hashes, pixels, preprocess.config.reading, reporter)
     usable = _without_leaks(dataset, usable, hashes, pixels, reporter)
+    if not normals and dataset.records:
+        raise DataError(
+            f"{dataset.root}: nothing to learn from; of its {len(dataset.records)} images each is "
+            "anomalous or of the test part"
+        )
     if not usable:
         reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")

@@ -77,8 +77,9 @@ def leave_out_odd(
 
 def _count(wanted: float, fit_images: int) -> int:
     """Return how many of so many images a number or a share is."""
-    if wanted <= 0 or (wanted >= 1 and wanted != int(wanted)):
+    is_share, is_number = 0 < wanted < 1, wanted >= 1 and float(wanted).is_integer()
+    if not (is_share or is_number):
         raise ConfigError(
             f"--drop-odd {wanted:g}: a number of images, or a share below 1, is expected"
         )
-    return int(wanted) if wanted >= 1 else max(1, round(wanted * fit_images))
+    return int(wanted) if is_number else max(1, round(wanted * fit_images))

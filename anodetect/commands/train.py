@@ -3,6 +3,7 @@
 scan → split → model → calibration → run directory
 """
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
@@ -203,7 +204,7 @@ def train(
 def _untrained(request: Request, form: Form) -> Model:
     """Return a model of this form that has learned nothing yet; ConfigError if it cannot learn as
     it is asked to, before any file is read."""
-    if request.budget is not None and not request.budget > 0:  # nor NaN
+    if request.budget is not None and not 0 < request.budget < math.inf:
         raise ConfigError(f"--budget {request.budget}: minutes above 0 are expected")
     check_device(request.device)
     check_folds(request.folds, drops_odd=request.drop_odd is not None)

@@ -101,7 +101,7 @@ class Closing:
 
     def check(self) -> None:
         """Raise ConfigError for limits that no record can keep."""
-        if self.hours <= 0 or self.count < 1:
+        if not self.hours > 0 or self.count < 1:
             raise ConfigError("--hours must be above 0, and --count at least 1")
 
 

@@ -15,10 +15,10 @@ LINK_TO_FOLDER = "symbolic link to a folder; see --follow-symlinks"
 HIDDEN = "hidden"
 # Files by which a folder shows that anodetect wrote it.
 OWN_FOLDERS = {
-    "audit.json": "score directories of anodetect",
-    "journal.jsonl": "score directories of anodetect",
-    "model.safetensors": "runs of anodetect",
-    "train.jsonl": "runs of anodetect",
+    "audit.json": "in score directories of anodetect",
+    "journal.jsonl": "in score directories of anodetect",
+    "model.safetensors": "in runs of anodetect",
+    "train.jsonl": "in runs of anodetect",
 }
 
 

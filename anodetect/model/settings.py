@@ -173,9 +173,12 @@ def _by_section(
 
 
 def _check_dims(dims: int, given: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ConfigError if a setting belongs to the other number of dimensions."""
+    """Raise ConfigError if a setting belongs to the other number of dimensions, or to tiles where
+    there are none."""
     if dims == 2 and "patch" in given["tiling"]:
         raise ConfigError("patch is of volumes in three dimensions; add --dims 3")
+    if dims == 2 and "overlap" in given["tiling"] and "tile" not in given["tiling"]:
+        raise ConfigError("overlap is of tiles; add --tile and their side in pixels")
     if dims == 3 and given["tiling"].get("tile"):
         raise ConfigError(
             "--tile is of images and slices; with --dims 3 --set 'patch=[16, 64, 64]' is what it is"

@@ -161,6 +161,8 @@ def check_formats(names: Sequence[str]) -> None:
 
 def format_named(name: str) -> Format:
     """Return the format of this name; ConfigError with the nearest name if there is none."""
+    if name == "none":
+        raise ConfigError("heatmap format none: it stands for no format at all; name it alone")
     if name not in FORMATS:
         raise ConfigError(f"no heatmap format {name!r}; {nearest(name, [*FORMATS, 'none'])}")
     return FORMATS[name]
