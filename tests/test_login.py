@@ -169,6 +169,7 @@ def test_a_reader_judges_under_the_address_of_the_login(log_in, scores):
     expect(page.get_by_text("Image 1 of 4")).to_be_visible()
     page.get_by_role("button", name=re.compile("Normal")).click()
     expect(page.get_by_text("Image 2 of 4")).to_be_visible()
+    expect(page.locator("#viewer .receipt")).to_contain_text("record 1")
     received = [each if isinstance(each, bytes) else each.encode() for each in page.received]
     assert len(received) > 3 and not any(b"part-0" in each for each in received)
     assert "part-0" not in page.content()

@@ -93,7 +93,7 @@ def name_of(data: str | Path, dataset: Dataset, root: Path) -> str:
     """Return the name of what is scored: that of a data set, or of a folder or file its path below
     the folder `root`."""
     path = place(data)
-    if not path.exists():
+    if not is_url(data) and not path.exists():
         return dataset.name
     below = relative_text(path, root)
     return own_name(path) if below == "." else below
