@@ -576,20 +576,31 @@ def _fit_chain(file: Path) -> None:
             previous = own
 
 
-def main() -> None:
-    """Print the findings."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
+def print_findings(
+    about: str | None,
+    fuzzed: str,
+    findings: Callable[[Path, Path, int, int], Iterator[Finding]],
+    mutations: str,
+) -> None:
+    """Print the findings; the command's argument has the name `fuzzed`."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument(fuzzed, type=Path)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
     found = 0
     with tempfile.TemporaryDirectory() as work:
-        for finding in fuzz(options.directory, Path(work), options.count, options.seed):
+        path = getattr(options, fuzzed)
+        for finding in findings(path, Path(work), options.count, options.seed):
             found += 1
             print(f"{finding.mutation}\n{finding.reader}: {finding.trace}", flush=True)
-    print(f"{found} findings in {options.count} mutations")
+    print(f"{found} findings in {options.count} {mutations}")
+
+
+def main() -> None:
+    """Print the findings."""
+    print_findings(__doc__, "directory", fuzz, "mutations")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ taken away or doubled, a file is cut, or the request has another name, map, toke
 answered by one JSON object with a status of its own, within a minute, and nothing of it stays.
 """
 
-import argparse
 import io
 import struct
-import tempfile
 import time
 import traceback
 import zlib
@@ -30,7 +28,7 @@ from starlette.testclient import TestClient
 
 from anodetect.commands.serve import application, line_of
 from anodetect.errors import REPORT_IT
-from benchmarks.fuzz import ODD, SLOW, Finding
+from benchmarks.fuzz import ODD, SLOW, Finding, print_findings
 
 FAR = 0.2
 STATUSES = (200, 400, 413, 415, 422)
@@ -237,18 +235,7 @@ def _trace_of(client: TestClient, sent: Sent, work: Path) -> str:
 
 def main() -> None:
     """Print the findings."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-
-    found = 0
-    with tempfile.TemporaryDirectory() as work:
-        for finding in fuzz_serve(options.run, Path(work), options.count, options.seed):
-            found += 1
-            print(f"{finding.mutation}\n{finding.trace}", flush=True)
-    print(f"{found} findings in {options.count} requests")
+    print_findings(__doc__, "run", fuzz_serve, "requests")
 
 
 if __name__ == "__main__":

@@ -185,9 +185,8 @@ class Recipe:
 
 
 WHOLE = {"crop": 0}
-USUAL = "as it is"
 RECIPES = {
-    USUAL: Recipe(),
+    "as it is": Recipe(),
     "start alone": Recipe(training={"steps": 1, "learning_rate": 1e-12}),
     "rare places count more": Recipe(Rare),
     "orthogonalised steps": Recipe(optimizer=Orthogonalised),

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from interruptions import interrupted_after
 from PIL import Image
 
 import anodetect
@@ -76,20 +77,6 @@ def scored(pca_run, synthetic_folder, tmp_path_factory):
 @pytest.fixture
 def copy(scored, tmp_path):
     return shutil.copytree(scored, tmp_path / "copy")
-
-
-def interrupted_after(monkeypatch, count):
-    """As Ctrl-C when so many files are scored; returns what scores them undisturbed."""
-    real = worker.score_records
-
-    def stops(model, items, reporter, **options):
-        for number, one in enumerate(real(model, items, reporter, **options)):
-            if number == count:
-                raise KeyboardInterrupt
-            yield one
-
-    monkeypatch.setattr(worker, "score_records", stops)
-    return real
 
 
 def tables(path):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from interruptions import interrupted_after
 from typer.testing import CliRunner
 
 import anodetect
@@ -352,16 +353,8 @@ def test_merged_records_have_the_trees_of_the_whole(pca_run, synthetic_folder, s
 def test_an_interrupted_scoring_that_is_resumed_has_the_same_trees(
     pca_run, synthetic_folder, scored, tmp_path, monkeypatch
 ):
-    real = worker.score_records
-
-    def stops(model, items, reporter, **options):
-        for number, one in enumerate(real(model, items, reporter, **options)):
-            if number == 17:
-                raise KeyboardInterrupt
-            yield one
-
     options = {"far": FAR, "heatmaps": ("tiff", "mask")}
-    monkeypatch.setattr(worker, "score_records", stops)
+    real = interrupted_after(monkeypatch, 17)
     with pytest.raises(Interrupted):
         anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", **options)
     monkeypatch.setattr(worker, "score_records", real)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+from interruptions import interrupted_after
 
 import anodetect
 from anodetect.commands.rescore import rescore
@@ -283,16 +284,8 @@ def test_pixels_are_measured_again_from_the_float_maps_after_an_interruption(
 ):
     from anodetect.engines import worker
 
-    real = worker.score_records
-
-    def stops(model, items, reporter, **options):
-        for number, one in enumerate(real(model, items, reporter, **options)):
-            if number == 38:
-                raise KeyboardInterrupt
-            yield one
-
     options = {"far": FAR, "heatmaps": ("png", "tiff", "regions")}
-    monkeypatch.setattr(worker, "score_records", stops)
+    real = interrupted_after(monkeypatch, 38)
     with pytest.raises(anodetect.AnodetectError, match="--resume"):
         anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", **options)
     monkeypatch.setattr(worker, "score_records", real)

@@ -16,7 +16,7 @@ from anodetect.commands.labelled import measure_of
 from anodetect.commands.remeasure import measure_pixels
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
-from anodetect.files import printable, sha256_of
+from anodetect.files import first_of, printable, sha256_of
 from anodetect.output import recorded
 from anodetect.output.regions import FILE as REGIONS_FILE
 from anodetect.output.regions import find_regions, read_regions
@@ -29,7 +29,7 @@ from anodetect.record.keeping import Keep, keep_of
 from anodetect.record.merkle import CHAIN, OUTPUTS, tree_of
 from anodetect.record.rows import ChainRow, OutputRow, Region, ScoreRow, rows_of
 from anodetect.record.tables import csv_difference, read_table
-from anodetect.record.verification import NAMED, UNCHECKABLE
+from anodetect.record.verification import UNCHECKABLE
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.mask_rule import MaskRule
@@ -339,12 +339,10 @@ def _name_resampled(scored: ScoreDirectory, found: Findings) -> None:
     for output in rows_of(scored.outputs, OutputRow):
         row = rows.get(output.path)
         if row is not None and output.kind == "mask" and _is_resampled(output, row):
-            names.append(output.name)
+            names.append(printable(output.name))
 
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     if names:
-        named = ", ".join(map(printable, names[:NAMED]))
-        found.not_looked_at.append(f"masks that were resampled: {named}{more}")
+        found.not_looked_at.append(f"masks that were resampled: {first_of(names)}")
 
 
 def _is_resampled(output: OutputRow, row: ScoreRow) -> bool:

@@ -39,7 +39,7 @@ from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DiskFullError, Interrupted, nearest
-from anodetect.files import path_or_none
+from anodetect.files import first_of, path_or_none
 from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
@@ -67,7 +67,6 @@ from anodetect.stats.times import untimed
 from anodetect.types import Floats, Reporter, Silent
 
 ENGINES = {"local": "anodetect.engines.local:engine", "ray": "anodetect.engines.cluster:engine"}
-NAMED = 5  # patients or lots in a warning
 PROMPT = 1.0  # seconds after which finished files go to the journal
 
 
@@ -277,10 +276,9 @@ def _warn_of_records(records: Sequence[Record], known: Sequence[str], reporter: 
     """Say before any work if the times of a manifest cannot be used, which the record says too, and
     name the `known` patients and lots, of which the run has other images."""
     if known:
-        more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
         reporter.warn(
             f"these patients or lots took part in training or calibration: "
-            f"{', '.join(known[:NAMED])}{more}; their p-values are not valid"
+            f"{first_of(known)}; their p-values are not valid"
         )
     when = [record.extra.get("acquired", "") for record in records]
     reason = any(when) and untimed(when, [record.id for record in records])

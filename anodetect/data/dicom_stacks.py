@@ -194,6 +194,9 @@ def _by_grid(frames: Sequence[Frame]) -> list[tuple[list[str], list[Frame]]]:
         else:
             parts.append([frame])
 
+    if len(parts) == 1:
+        return [([], list(frames))]
+
     sizes = {part[0].size for part in parts}
     found = []
     for part in parts:
@@ -201,7 +204,7 @@ def _by_grid(frames: Sequence[Frame]) -> list[tuple[list[str], list[Frame]]]:
         names = [f"size {columns}x{rows}"] if len(sizes) > 1 else []
         if sum(other[0].size == part[0].size for other in parts) > 1:
             names.append(f"pixels {across:.4g}x{down:.4g} mm")
-        found.append((names, part if len(parts) > 1 else list(frames)))
+        found.append((names, part))
     return found
 
 

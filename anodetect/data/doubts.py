@@ -11,8 +11,8 @@ from anodetect.data import names
 from anodetect.data.annotations import is_annotation
 from anodetect.data.named_images import Image
 from anodetect.data.records import is_volume
+from anodetect.files import first_of
 
-SEVERAL = 5  # names that a message lists
 WHAT_TO_DO = "name what is normal with --kind-normal NAME, or list the images in a manifest.csv"
 
 
@@ -31,11 +31,11 @@ def of_kinds(images: Sequence[Image], part: str) -> str:
     where = f"in {part}, " if part else ""
     if normal and unknown:
         return (
-            f"{where}{listed(unknown)} stands beside {listed(normal)}, and nothing says whether "
-            f"it is normal; {WHAT_TO_DO}"
+            f"{where}{first_of(unknown)} stands beside {first_of(normal)}, and nothing says "
+            f"whether it is normal; {WHAT_TO_DO}"
         )
     if anomalous and not (part and normal):
-        return f"{where}{listed(anomalous)} means anomalous; {WHAT_TO_DO}"
+        return f"{where}{first_of(anomalous)} means anomalous; {WHAT_TO_DO}"
     return ""
 
 
@@ -58,7 +58,7 @@ def of_numbers(images: Iterable[Image]) -> str:
             continue
         last = names.letters(min(prefixes))[-1:]
         if found == {"0", "1"} or last in [["class"], ["label"], ["cls"], ["y"]]:
-            labels = listed(sorted(found)) if len(found) > 2 else " and ".join(sorted(found))
+            labels = first_of(sorted(found)) if len(found) > 2 else " and ".join(sorted(found))
             return f"folders {labels} look like labels, normal and anomalous; {WHAT_TO_DO}"
     return ""
 
@@ -73,7 +73,7 @@ def of_parts(images: Iterable[Image]) -> str:
             if names.meaning(end) in ("train", "test"):
                 ends.setdefault(" ".join(before), set()).add(names.meaning(end))
         if {"train", "test"} in ends.values():
-            parts = listed(sorted(found))
+            parts = first_of(sorted(found))
             return f"folders {parts} look like parts of a data set; call them train and test"
     return ""
 
@@ -96,7 +96,7 @@ def of_file_names(images: Iterable[Image]) -> str:
             counts[" ".join(words)] += 1
     if not counts:
         return ""
-    found = listed([f"{name} ({count})" for name, count in counts.most_common()])
+    found = first_of([f"{name} ({count})" for name, count in counts.most_common()])
     return f"files are called {found}, which means anomalous; {WHAT_TO_DO}"
 
 
@@ -130,15 +130,9 @@ def of_several(kinds: Counter[str]) -> str:
     """Return the doubt that several kinds of volumes leave, "" if there is one kind."""
     if len(kinds) < 2:
         return ""
-    found = listed([f"{kind or 'others'} ({count})" for kind, count in sorted(kinds.items())])
+    found = first_of([f"{kind or 'others'} ({count})" for kind, count in sorted(kinds.items())])
     first = min(kind for kind in kinds if kind)
     word = first.split()[-1]
     alone = [kind for kind in kinds if word in kind.split()] == [first]
     name = word if alone else f"'{first}'"
     return f"several kinds of images: {found}; choose one with --kind-normal {name}"
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Return the first names of a list, and how many more there are."""
-    more = f" and {len(parts) - SEVERAL} more" if len(parts) > SEVERAL else ""
-    return ", ".join(parts[:SEVERAL]) + more

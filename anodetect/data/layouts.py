@@ -28,7 +28,7 @@ from anodetect.data.split import position
 from anodetect.data.truth_files import NNUNET_IMAGES
 from anodetect.data.walk import Walked
 from anodetect.errors import DataError, nearest
-from anodetect.files import path_text
+from anodetect.files import first_of, path_text
 
 TEST_SHARE = 0.2  # of normals, where a layout has no test part
 BESIDE = "images beside the parts of the data set"
@@ -189,7 +189,7 @@ def _categories(found: Found) -> Dataset | None:
     if len(categories) < 2:
         return None
     doubt = (
-        f"several data sets: {doubts.listed(categories)}; name one of them, "
+        f"several data sets: {first_of(categories)}; name one of them, "
         "or train one run for each with --each"
     )
     records = [image.record for image in found.images]

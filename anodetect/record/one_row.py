@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.errors import ConfigError, RunError
+from anodetect.files import first_of
 from anodetect.record import directories, signatures, verification
 from anodetect.record.audit import Audit
 from anodetect.record.chain import GAP, row_hash
@@ -63,7 +64,7 @@ def verify_row(
     problems = [*one.strange, *verification.found_by(CHECKS, one)]
     problems += verification.model_problems(audit, run, not_looked_at)
     verdict = verification.against(path, audit, problems, head, trusted)
-    names = verification.first_of(output.name for output in one.outputs)
+    names = first_of([output.name for output in one.outputs])
     checked = f"checked: the row of {name}, and what was written for it: {names or 'nothing'}"
     return replace(
         verdict,

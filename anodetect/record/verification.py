@@ -18,7 +18,7 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from anodetect.errors import AnodetectError, RunError
-from anodetect.files import is_below, leads_out, path_text, sha256_of
+from anodetect.files import first_of, is_below, leads_out, path_text, sha256_of
 from anodetect.record import channel_files, directories, reports, reviews, signatures
 from anodetect.record.audit import Audit
 from anodetect.record.chain import GAP, START, chain_values, head_of, row_hash
@@ -41,7 +41,6 @@ UNCHECKABLE = (
     pa.ArrowException,
     AnodetectError,
 )
-NAMED = 5  # files that are named one by one
 
 T = TypeVar("T")
 
@@ -261,14 +260,7 @@ def _unlisted_files(scored: ScoreDirectory) -> list[str]:
     if not extra:
         return []
     count = "1 file is" if len(extra) == 1 else f"{len(extra)} files are"
-    return [f"{count} not part of the record: {first_of(map(path_text, extra))}"]
-
-
-def first_of(names: Iterable[str]) -> str:
-    """Return the first names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-    return ", ".join(every[:NAMED]) + more
+    return [f"{count} not part of the record: {first_of([path_text(name) for name in extra])}"]
 
 
 def _head(scored: ScoreDirectory) -> Iterator[str]:
