@@ -10,7 +10,7 @@ seed compared with those of the same seed.
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,7 +38,6 @@ from benchmarks.planted import batch_of, doubtful_cells
 COUNTS = 150, 40, 150, 150  # cells to fit and tune, normal and doubtful ones, at most
 SIDE = 160  # pixels, as the network of the features sees cells
 BANK, NEAREST, MOST = 2000, 5, 4.0  # places that tell how rare one is, and the most it may count
-LAST, FLOW_STEPS = 350, 3  # the last step of training, and how many lead there
 RESAMPLES = 1000
 
 
@@ -78,23 +77,6 @@ class Rare(AnoDDPM):
         predicted = net(diffusion.diffuse(x0, noise, t, net.schedule), t)
         error = ((predicted - x0) / net.output_scale(t)).square().mean(1)
         return (error * weights.reshape(error.shape)).mean()
-
-
-class Latent(AnoDDPM):
-    """Maps are z², the image carried up to the last step by the probability-flow ODE."""
-
-    def _maps_of(
-        self, x: Tensor, restore: Callable[[int], Tensor], weights: Tensor, used: set[int]
-    ) -> list[Tensor]:
-        net = self.denoiser
-        z, here = x, x.new_ones(())
-        for number in range(1, FLOW_STEPS + 1):
-            t = diffusion.steps_for(x, LAST * number // FLOW_STEPS)
-            there = net.schedule[t[0]]
-            noise = (z - there.sqrt() * net(z, t)) / (1 - there).sqrt()
-            x0 = (z - (1 - here).sqrt() * noise) / here.sqrt()
-            z, here = there.sqrt() * x0 + (1 - there).sqrt() * noise, there
-        return [z.square().mean(1)] * self.network_maps
 
 
 class Orthogonalised(torch.optim.AdamW):
@@ -185,6 +167,7 @@ class Recipe:
 
 
 WHOLE = {"crop": 0}
+FLOW = {"mode": "latent", "lambdas": (350,)}  # the last step of training
 RECIPES = {
     "as it is": Recipe(),
     "start alone": Recipe(training={"steps": 1, "learning_rate": 1e-12}),
@@ -193,7 +176,8 @@ RECIPES = {
     "whole grids": Recipe(settings=WHOLE),
     "places are told": Recipe(network=PlacedMLP, settings=WHOLE),
     "neighbours are seen": Recipe(network=ContextMLP, settings=WHOLE),
-    "three steps of the flow": Recipe(Latent, settings={"lambdas": (LAST,)}),
+    "noise of the flow, two steps": Recipe(settings=FLOW | {"sampler_steps": 2}),
+    "noise of the flow, five steps": Recipe(settings=FLOW | {"sampler_steps": 5}),
 }
 
 

@@ -426,6 +426,7 @@ def test_budget_is_respected_and_recorded(name, tmp_path):
         {"noise": "coarse"},
         {"mode": "chain", "draws": 1},
         {"mode": "chain", "sampler": "ancestral", "draws": 1},
+        {"mode": "latent", "sampler_steps": 3},
         {"pixel_error": "on"},
         {"unit_variance": False, "pixel_error": "off"},
         {"crop": 16, "stem": 4},

@@ -10,7 +10,8 @@ import anodetect
 from anodetect.data import synthetic
 from anodetect.errors import ConfigError, DataError
 from anodetect.generative import diffusion
-from anodetect.generative.translation import LinearPart, Translator, flow, flow_steps
+from anodetect.generative.scores import flow, flow_steps
+from anodetect.generative.translation import LinearPart, Translator
 from anodetect.model.settings import create_detector
 from anodetect.types import Batch, PlantedCopies, TrainContext, image_seeds
 
@@ -33,7 +34,7 @@ def denoised(xt, t, mean, variance):
 class Gaussian(nn.Module):
     """The exact denoiser of images of independent Gaussian values."""
 
-    schedule = SCHEDULE
+    schedule, start = SCHEDULE, None
 
     def __init__(self, mean, variance):
         super().__init__()
@@ -87,9 +88,9 @@ def test_two_models_of_gaussians_translate_deviation_by_deviation():
 def test_the_flow_down_takes_back_the_flow_up():
     exact, x = Gaussian(0.7, 0.25), normal(5, 1, 3, 3)
     steps = flow_steps(800, 60)
-    noisy = flow(exact, x, steps[::-1], SCHEDULE)
+    noisy = flow(exact, x, steps[::-1])
     assert not torch.allclose(noisy, x, atol=0.3)
-    assert torch.allclose(flow(exact, noisy, steps, SCHEDULE), x, atol=0.01)
+    assert torch.allclose(flow(exact, noisy, steps), x, atol=0.01)
 
 
 def test_steps_of_a_flow_are_closer_where_noise_is_small():

@@ -4,6 +4,8 @@
 
 With `mode="chain"` it walks back from λ step by step, as the paper does. With `mode="single"`
 (default) it predicts x̂_0 from x_λ in one pass for each of several small λ, a hundred times faster.
+With `mode="latent"` nothing is restored: the probability flow takes x up to λ, and A is the size of
+the noise z_λ that it ends as. `generative/restoration.py` has all three.
 What the network's output F stands for is `prediction`:
 
     "v"          x̂_0 = √ᾱ·x_t − √(1−ᾱ)·F          (Salimans & Ho, ICLR 2022)
@@ -29,19 +31,21 @@ and 50 ms on features.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from anodetect.errors import ConfigError
-from anodetect.generative import denoiser, diffusion
+from anodetect.generative import denoiser, diffusion, restoration
 from anodetect.generative.denoised_energy import without_noise
 from anodetect.generative.denoiser import Denoiser, DenoiserConfig
 from anodetect.generative.noise import NoiseSource, generator
 from anodetect.generative.prior import GaussianPrior
+from anodetect.generative.restoration import NewNoise, RestorationConfig
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
 from anodetect.nn import single_pass
@@ -97,32 +101,10 @@ ON_FEATURES = denoiser.ON_FEATURES | {
 }
 
 
-class AnoDDPMConfig(DenoiserConfig, StandardizerConfig):
-    """Noising, denoising and comparison of images, beside the settings of the denoiser."""
+class AnoDDPMConfig(DenoiserConfig, RestorationConfig, StandardizerConfig):
+    """Comparison of images with what is restored, beside the settings of denoiser and
+    restoration."""
 
-    mode: Literal["single", "chain"] = Field(
-        default="single",
-        description="How images are restored: in one pass from each λ ('single'), or step by step "
-        "('chain'), as in the paper.",
-    )
-    sampler: Literal["ddim", "ancestral"] = Field(
-        default="ddim",
-        description="The sampler of a chain: 'ddim', deterministic in a few steps (Song et al., "
-        "2021), or 'ancestral', random in all steps (Ho et al., 2020).",
-    )
-    sampler_steps: PositiveInt = Field(
-        default=10, description="The steps of a chain of the sampler 'ddim'; never more than λ."
-    )
-    lambdas: tuple[int, ...] = Field(
-        default=(5, 10, 20),
-        description="The noise steps λ from which images are restored, each in 1 to trained_to; "
-        "small ones suit pixels, larger ones features.",
-    )
-    draws: NonNegativeInt = Field(
-        default=0,
-        description="The noise draws for each λ, whose restored images are averaged; 0 adds no "
-        "noise and restores the mean of the noised image.",
-    )
     residual: Literal["absolute", "squared"] = Field(
         default="absolute",
         description="How the difference of image and restored image counts at each pixel: as its "
@@ -199,7 +181,7 @@ class AnoDDPM:
         self.standardizer.prepare(fit, context)
 
         # Training leaves time to score tune images.
-        seconds = self._passes() * self._seconds_of_a_pass(tune[:MICRO_BATCH])
+        seconds = restoration.passes(self.config) * self._seconds_of_a_pass(tune[:MICRO_BATCH])
         tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
         trained = optimize(
             self.denoiser,
@@ -225,18 +207,6 @@ class AnoDDPM:
         return GaussianPrior.learn(
             fit.images, tune.images, noise, components=components, seed=context.seed
         )
-
-    def _passes(self) -> int:
-        """Return how many passes through the network an image takes to be scored."""
-        passes = 0
-        for step in self.config.lambdas:
-            if self.config.mode == "single":
-                passes += 1
-            elif self.config.sampler == "ddim":
-                passes += min(step, self.config.sampler_steps)
-            else:
-                passes += step
-        return passes * max(1, self.config.draws)
 
     @torch.no_grad()
     def _seconds_of_a_pass(self, batch: Batch) -> float:
@@ -277,18 +247,20 @@ class AnoDDPM:
 
     def one_pass(self, shape: Sequence[int]) -> Pass:
         """Return the pass for images of this shape; ConfigError for chains and random draws."""
-        config = self.config
-        if config.mode != "single":
+        config, net = self.config, self.denoiser
+        if config.mode == "chain":
             raise ConfigError("detector.mode: a chain is many passes; 'single' is one for each λ")
         if config.draws:
             raise ConfigError("detector.draws: noise is random; 0 adds none")
         weights = torch.ones(1, shape[0])
 
         def score(x: Tensor) -> tuple[Tensor, Tensor]:
-            def restore(step: int) -> Tensor:
-                return without_noise(self.denoiser, x, diffusion.steps_for(x, step))
+            def compared(step: int) -> Tensor:
+                if config.mode == "latent":
+                    return restoration.carried(net, x, step, config)
+                return x - without_noise(net, x, diffusion.steps_for(x, step))
 
-            maps = self._maps_of(x, restore, weights, self.standardizer.used())
+            maps = self._maps_of(x, compared, weights, self.standardizer.used())
             return single_pass.combine(self.standardizer, torch.stack(maps, 1), x)
 
         return score
@@ -316,31 +288,47 @@ class AnoDDPM:
     def _restored_maps(
         self, x: Tensor, seeds: Seeds, weights: Tensor, used: set[int]
     ) -> tuple[Tensor, Tensor]:
-        alone = len(x) == 1 and self.config.mode == "single" and self.config.draws == 0
-        restored = self._restored_at_once(x, used) if alone else {}
+        config, net = self.config, self.denoiser
+        at_once = self._restored_at_once(x, used)
 
+        @cache
         def restore(step: int) -> Tensor:
-            if step not in restored:
-                restored[step] = self._restore(x, step, seeds)
-            return restored[step]
+            if step in at_once:
+                return at_once[step]
+            draws = self._draws(x, seeds)
+            with autocast(x.device):
+                return restoration.restored(net, x, step, config, draws)
 
-        maps = self._maps_of(x, restore, weights, used)
-        return torch.stack(maps, 1), restore(self.config.lambdas[-1])
+        def compared(step: int) -> Tensor:
+            if config.mode != "latent":
+                return x - restore(step)
+            with autocast(x.device):
+                return restoration.carried(net, x, step, config)
+
+        maps = self._maps_of(x, compared, weights, used)
+        return torch.stack(maps, 1), restore(config.lambdas[-1])
 
     def _restored_at_once(self, x: Tensor, used: set[int]) -> dict[int, Tensor]:
-        """Return x̂_0 of a single image [1, C, H, W] without noise, by the steps λ whose maps are
-        used, and the last one: a pass for all of them takes half the time of one each."""
-        lambdas = self.config.lambdas
-        needed = [
-            step
-            for number, step in enumerate(lambdas)
-            if step == lambdas[-1] or not used.isdisjoint(self._rows(number))
-        ]
-        steps = torch.tensor(needed, device=x.device)
-        rows = x.expand(len(steps), -1, -1, -1)
+        """Return x̂ of a single image by the steps λ that are used, and the last; nothing of
+        several images, nor where there are chains, flows or draws."""
+        config = self.config
+        if len(x) > 1 or config.mode != "single" or config.draws:
+            return {}
+        needed = {config.lambdas[-1]}
+        for number, step in enumerate(config.lambdas):
+            if not used.isdisjoint(self._rows(number)):
+                needed.add(step)
         with autocast(x.device):
-            restored = without_noise(self.denoiser, rows, steps).float()
-        return {step: restored[place : place + 1] for place, step in enumerate(needed)}
+            return restoration.restored_at_once(self.denoiser, x, sorted(needed))
+
+    def _draws(self, x: Tensor, seeds: Seeds) -> list[NewNoise]:
+        """Return a source of noise for each draw, none where there are to be none."""
+
+        def source(draw: int) -> NewNoise:
+            generators = [generator(int(seed) ^ draw) for seed in seeds]
+            return lambda: self.noise(generators, x.shape[1]).to(x.device)
+
+        return [source(draw) for draw in range(self.config.draws)]
 
     def _rows(self, number: int) -> range:
         """Return the numbers of the network's maps for a λ."""
@@ -348,58 +336,27 @@ class AnoDDPM:
         return range(number * count, (number + 1) * count)
 
     def _maps_of(
-        self, x: Tensor, restore: Callable[[int], Tensor], weights: Tensor, used: set[int]
+        self, x: Tensor, compared: Callable[[int], Tensor], weights: Tensor, used: set[int]
     ) -> list[Tensor]:
-        """Return the residuals [N, H, W] of x for each λ, of which `restore` returns x̂, and each
-        scale; the network's first. Those of a λ none of which is used are 0, without a pass."""
+        """Return the size [N, H, W] of what `compared` returns of x for each λ, x − x̂ or z_λ, at
+        each scale; the network's first. Those of a λ none of which is used are 0, without a
+        pass."""
         network: list[Tensor] = []
         gaussian: list[Tensor] = []
         for number, step in enumerate(self.config.lambdas):
             if used.isdisjoint(self._rows(number)):
                 network += [torch.zeros_like(x[:, 0])] * len(self.config.scales)
             else:
-                network += self._compare(x - restore(step), weights)
+                network += self._compare(compared(step), weights)
             if self.prior is not None:
                 a = self.denoiser.schedule[diffusion.steps_for(x, step)]
                 mean = a.sqrt()[:, None, None, None] * x
                 gaussian += self._compare(x - self.prior.denoise(mean, a), weights)
         return network + gaussian
 
-    def _restore(self, x: Tensor, step: int, seeds: Seeds) -> Tensor:
-        """Return the mean x̂_0 over draws of noise up to a step, [N, C, H, W]."""
-        if self.config.draws == 0:
-            restored = [self._denoise(x, step, None)]
-        else:
-            restored = []
-            for draw in range(self.config.draws):
-                generators = [generator(int(seed) ^ draw) for seed in seeds]
-                restored.append(self._denoise(x, step, generators))
-        return torch.stack(restored).mean(0).float()
-
-    def _denoise(
-        self, x: Tensor, step: int, generators: Sequence[torch.Generator] | None
-    ) -> Tensor:
-        """Return x̂_0 from x_step. All noise is from the generators; without them there is none."""
-        config, net = self.config, self.denoiser
-
-        def new_noise(at: int = 0) -> Tensor:
-            if generators is None:
-                return torch.zeros_like(x)
-            return self.noise(generators, x.shape[1]).to(x.device)
-
-        t = diffusion.steps_for(x, step)
-        xt = diffusion.diffuse(x, new_noise(), t, net.schedule)
-        with autocast(x.device):
-            if config.mode == "single":
-                predicted: Tensor = net(xt, t)
-                return predicted
-            if config.sampler == "ddim":
-                return diffusion.ddim(net, xt, step, min(step, config.sampler_steps), net.schedule)
-            return diffusion.ancestral(net, xt, step, new_noise, net.schedule)
-
     def _compare(self, difference: Tensor, weights: Tensor) -> list[Tensor]:
-        """Return the size of x − x̂ [N, C, H, W] at each scale, [N, H, W] each: its mean over
-        channels with `weights` [N, C]."""
+        """Return the size of a difference [N, C, H, W] at each scale, [N, H, W] each: its mean
+        over channels with `weights` [N, C]."""
         maps = []
         for scale in self.config.scales:
             smooth = gaussian_blur(difference, scale * difference.shape[-1])

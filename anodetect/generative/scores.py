@@ -109,3 +109,28 @@ def probability_flow(score: ScoreAt, x: Tensor, sigmas: Sequence[float]) -> Tens
         slope_there = -later * score(ahead, later)
         x = x + (later - now) * (slope + slope_there) / 2
     return x
+
+
+def flow(net: Denoiser, x: Tensor, steps: Sequence[int]) -> Tensor:
+    """Carry x = x_t / √ᾱ_t from the first of a denoiser's steps t to the last along its probability
+    flow; return x. Steps are above 0, and may rise or fall."""
+    step_at = {noise_level(net.schedule, step): step for step in steps}
+
+    def score(x: Tensor, sigma: float) -> Tensor:
+        return denoiser_score(net, x, diffusion.steps_for(x, step_at[sigma]))
+
+    return probability_flow(score, x, [noise_level(net.schedule, step) for step in steps])
+
+
+def noise_level(schedule: Tensor, step: int) -> float:
+    """Return σ = √((1 − ᾱ_t) / ᾱ_t), the deviation of the noise in x_t / √ᾱ_t."""
+    a = float(schedule[step])
+    return float(((1 - a) / a) ** 0.5)
+
+
+def flow_steps(start: int, count: int) -> list[int]:
+    """Return `count` + 1 steps from `start` down to 1, closer together where noise is small: their
+    square roots are evenly spread."""
+    roots = torch.linspace(start**0.5, 1, count + 1, dtype=torch.float64)
+    steps: list[int] = roots.square().round().long().tolist()
+    return steps

@@ -124,33 +124,6 @@ class Translator(nn.Module):
                 t = diffusion.steps_for(source, last)
                 start = diffusion.diffuse(source, noise, t, self.schedule)
                 return diffusion.ddim(self.given(source), start, last, steps, self.schedule)
-            down = flow_steps(last, steps)
-            start = flow(self.source, source, down[::-1], self.schedule)
-            return flow(self.target, start, down, self.schedule)
-
-
-def flow(denoise: Denoise, x: Tensor, steps: Sequence[int], schedule: Tensor) -> Tensor:
-    """Carry x = x_t / √ᾱ_t from the first of the steps t to the last along the probability flow, by
-    steps of Heun's; return x. Steps are above 0, and may rise or fall."""
-    step_at = {noise_level(schedule, step): step for step in steps}
-
-    def score(x: Tensor, sigma: float) -> Tensor:
-        t = diffusion.steps_for(x, step_at[sigma])
-        scale = diffusion.alpha_bar(schedule, t, x.dim()).sqrt()
-        return (denoise(scale * x, t) - x) / sigma**2
-
-    return scores.probability_flow(score, x, [noise_level(schedule, step) for step in steps])
-
-
-def noise_level(schedule: Tensor, step: int) -> float:
-    """Return σ = √((1 − ᾱ_t) / ᾱ_t), the deviation of the noise in x_t / √ᾱ_t."""
-    a = float(schedule[step])
-    return float(((1 - a) / a) ** 0.5)
-
-
-def flow_steps(start: int, count: int) -> list[int]:
-    """Return `count` + 1 steps from `start` down to 1, closer together where noise is small: their
-    square roots are evenly spread."""
-    roots = torch.linspace(start**0.5, 1, count + 1, dtype=torch.float64)
-    steps: list[int] = roots.square().round().long().tolist()
-    return steps
+            down = scores.flow_steps(last, steps)
+            noisy = scores.flow(self.source, source, down[::-1])
+            return scores.flow(self.target, noisy, down)
