@@ -142,10 +142,11 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
 
 
 @needs_weights
-def test_windows_of_pixels_show_no_shapes():
-    for detector in ("rbm", "nce"):
+def test_only_what_restores_shapes_is_believed_on_them_without_evidence():
+    for detector in ("rbm", "nce", "ncsn", "gan"):
         assert form_of(detector, "auto", {}).for_shapes is None
-    assert form_of("anoddpm", "auto", {}).for_shapes.representation == "pixels"
+    for detector in ("anoddpm", "ebm", "vq"):
+        assert form_of(detector, "auto", {}).for_shapes.representation == "pixels"
 
 
 class OpenedError(Exception):

@@ -22,9 +22,10 @@ class Entry:
     `signed` may be below 0, and so it cannot be a member. Images have at least `least_channels`;
     grey ones have one. One that `learns_anomalies` takes known ones, too. One that `leaves_out`
     channels compares an image channel by channel, and an absent one adds nothing to its map. One
-    that is `local` models small windows of pixels, in which no shape is seen. `several_passes` says
-    why a detector cannot be one graph; "" for one that has `one_pass`.
-    One that is `train_free` learns in seconds, so that models of folds cost little.
+    that `restores_shapes` makes a normal image of an anomalous one, so that of images that show a
+    shape before a flat background it takes pixels; for others planted defects decide.
+    `several_passes` says why a detector cannot be one graph; "" for one that has `one_pass`. One
+    that is `train_free` learns in seconds, so that models of folds cost little.
     """
 
     target: str
@@ -41,7 +42,7 @@ class Entry:
     least_channels: int = 1
     learns_anomalies: bool = False
     leaves_out: bool = False
-    local: bool = False
+    restores_shapes: bool = False
     several_passes: str = ""
     train_free: bool = False
 
@@ -55,6 +56,7 @@ DETECTORS = {
         citation="Wyatt et al., AnoDDPM, CVPR Workshops 2022",
         cost="minutes to train, 14 ms an image on pixels and 50 ms on features",
         representations=("pixels", "features"),
+        restores_shapes=True,
         leaves_out=True,
     ),
     "ebm": Entry(
@@ -65,6 +67,7 @@ DETECTORS = {
         "NeurIPS 2019; Yoon et al., Autoencoding under normalization constraints, ICML 2021",
         cost="minutes to train, 13 ms an image on pixels and 47 ms on features",
         representations=("pixels", "features"),
+        restores_shapes=True,
         leaves_out=True,
     ),
     "ncsn": Entry(
@@ -87,7 +90,6 @@ DETECTORS = {
         "models, JMLR 2012; Gao et al., Flow contrastive estimation, CVPR 2020",
         cost="two minutes to train, 59 ms an image on features",
         representations=("pixels", "features"),
-        local=True,
     ),
     "jem": Entry(
         target="anodetect.detectors.jem:JEM",
@@ -105,6 +107,7 @@ DETECTORS = {
         "Marimont & Tarroni, ISBI 2021; Austin et al., D3PM, NeurIPS 2021",
         cost="minutes to train, 57 ms an image on features",
         representations=("pixels", "features"),
+        restores_shapes=True,
         several_passes="it predicts codes over random divisions of the image",
     ),
     "rbm": Entry(
@@ -115,7 +118,6 @@ DETECTORS = {
         "Neural Computation 2002; Salakhutdinov & Hinton, Deep Boltzmann machines, AISTATS 2009",
         cost="two minutes to train, 52 ms an image on features",
         representations=("pixels", "features"),
-        local=True,
     ),
     "gan": Entry(
         target="anodetect.detectors.gan:GAN",

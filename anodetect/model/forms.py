@@ -191,7 +191,7 @@ def _both(detector: str, found: Mapping[str, Form], channels: Sequence[str] = ()
         return Form(ENSEMBLE, "pixels", config, notes=(note,))
     note = f"{detector} on pixels and on features: planted defects decide what each of them counts"
     for_shapes = None
-    if not entry_named(detector).local:
+    if entry_named(detector).restores_shapes:
         note_for_shapes = "pixels, as images show a shape before a flat background"
         for_shapes = replace(found["pixels"], notes=(note_for_shapes,))
     return Form(ENSEMBLE, "pixels", config, notes=(note,), for_shapes=for_shapes)
