@@ -6,51 +6,45 @@ BENCH is the directory of an `anodetect benchmark` of data cards; its runs of se
 Each column is the image AUROC of up to 60 normal and 60 anomalous test images after one change,
 made alike in all of them. `PGD k` is an attack: each value that the detector is given may move by
 k/255 of the range of intensities, and ten steps of projected gradient ascent (Madry et al., 2018)
-make normal images look anomalous and anomalous ones normal. Gradients are those of the local
-energies of the detector, before maps are standardised: the mean of the highest 2 % is moved. An
-AUROC of 0 is a complete success of the attack. Detectors without gradients, and ensembles, are not
-attacked.
+make normal images look anomalous and anomalous ones normal. Gradients are those of the image's
+score, as the run's one pass has it; of an ensemble, those of the members' scores as a product of
+experts, and of `ncsn`, which has no such pass, those of its maps before they are standardised. An
+AUROC of 0 is a complete success of the attack. `vq` has no gradients, and is not attacked.
 """
 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from anodetect.data import cards
-from anodetect.detectors import dae
-from anodetect.detectors.anoddpm import AnoDDPM
-from anodetect.detectors.dae import DAE
-from anodetect.detectors.ebm import EBM
-from anodetect.detectors.gan import GAN
-from anodetect.detectors.jem import JEM
+from anodetect.detectors.ensemble import Ensemble
 from anodetect.detectors.ncsn import NCSN
-from anodetect.detectors.rbm import RBM
 from anodetect.errors import ImageError
-from anodetect.generative import diffusion, joint, scores
-from anodetect.generative.denoised_energy import local_energy
-from anodetect.generative.whitening import all_windows
+from anodetect.generative import diffusion, scores
 from anodetect.imaging.features import Features, averaged_over, on_finest_grid
 from anodetect.imaging.pixels import Pixels
 from anodetect.imaging.representations import Representation
 from anodetect.model.model import Model
+from anodetect.nn.single_pass import Pass
 from anodetect.record import runs
-from anodetect.types import Encoded, Floats
+from anodetect.types import Detector, Encoded, Floats, OnePass
 from benchmarks import common
 from benchmarks.sanity import auroc, some
 from benchmarks.sanity import scores as image_scores
 
 BUDGETS = (1, 2, 4, 8)  # of the attack, in 255ths of the range
 STEPS = 10  # of the attack
-TOP = 0.02  # of the local energies, whose mean is attacked
+TOP = 0.02  # of the values of a map, whose mean is attacked
+TINY = 1e-12
 
-Energy = Callable[[Tensor], Tensor]  # images or features [N, C, H, W] → local energies [N, ...]
+Objective = Callable[[Tensor], Tensor]  # a prepared image [1, C, H, W] → a scalar
 Change = Callable[[Floats, float, np.random.Generator], Floats]  # of an image with its range
 
 
@@ -106,67 +100,58 @@ CHANGES: dict[str, Change] = {
 # -- Attacks ---------------------------------------------------------------------------------------
 
 
-def residual(detector: DAE, x: Tensor) -> Tensor:
-    return (x - dae.reconstruct(detector.net, x)).abs().mean(1)
+def objective_of(
+    detector: Detector, representation: Representation, channels: int
+) -> Objective | None:
+    """Return what is attacked, a function of a prepared image [1, C, H, W] that rises with its
+    score; None where there are no gradients."""
+    if isinstance(detector, Ensemble):
+        return product_of_experts(detector, channels)
+    encode = encoder_of(representation)
+    if encode is None:
+        return None
+    if isinstance(detector, NCSN):
+        return lambda x: sizes_of_scores(detector, encode(x))
+    if not isinstance(detector, OnePass):
+        return None
+    score: Pass = detector.one_pass(representation.shape_of(channels))
+    return lambda x: score(encode(x))[0][0]
 
 
-def denoised_away(detector: AnoDDPM, x: Tensor) -> Tensor:
-    """Return the squares of what the network removes from images without noise, over all λ."""
-    total = torch.zeros_like(x[:, 0])
-    for step in detector.config.lambdas:
-        t = diffusion.steps_for(x, step)
-        faded = diffusion.alpha_bar(detector.denoiser.schedule, t).sqrt() * x
-        total = total + (x - detector.denoiser(faded, t)).square().mean(1)
-    return total
+def product_of_experts(ensemble: Ensemble, channels: int) -> Objective | None:
+    """Return the weighted sum of the logarithms of members' scores; None if one has no gradients,
+    or sees some of the channels."""
+    objectives = []
+    for expert, weight in zip(ensemble.experts, ensemble.weights, strict=True):
+        own = objective_of(expert.detector, expert.representation, channels)
+        if weight > 0 and (own is None or expert.planes is not None):
+            return None
+        if weight > 0 and own is not None:
+            objectives.append((weight, own))
 
+    def joined(x: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for weight, own in objectives:
+            total = total + weight * own(x).clamp_min(TINY).log()
+        return total
 
-def energies_at_levels(detector: EBM, x: Tensor) -> Tensor:
-    total = torch.zeros_like(x[:, 0])
-    for level in detector.config.levels:
-        t = diffusion.steps_for(x, level)
-        faded = diffusion.alpha_bar(detector.net.schedule, t).sqrt() * x
-        total = total + local_energy(detector.net, faded, t).mean(1)
-    return total
+    return joined
 
 
 def sizes_of_scores(detector: NCSN, x: Tensor) -> Tensor:
-    """Return σ‖s(x, σ)‖, summed over the levels of noise."""
+    """Return the mean of the highest values of σ‖s(x, σ)‖, summed over the levels of noise."""
     total = torch.zeros_like(x[:, 0])
     for number, sigma in enumerate(detector.sigmas, 1):
         score = scores.denoiser_score(detector.net, x, diffusion.steps_for(x, number))
-        total = total + sigma * score.square().sum(1).clamp_min(1e-12).sqrt()
-    return total
-
-
-def free_energies_of_windows(detector: RBM, x: Tensor) -> Tensor:
-    config = detector.config
-    vectors, _ = all_windows(x, config.window, config.stride)
-    return detector.net.free_energy(detector.whitening(vectors), config.mean_field)
-
-
-def free_energy(detector: JEM, x: Tensor) -> Tensor:
-    return joint.free_energy(detector.net, x)
-
-
-def critic(detector: GAN, x: Tensor) -> Tensor:
-    return detector.net.local_energy(x)
-
-
-ENERGIES: dict[type, Callable[[Any, Tensor], Tensor]] = {
-    DAE: residual,
-    AnoDDPM: denoised_away,
-    EBM: energies_at_levels,
-    JEM: free_energy,
-    GAN: critic,
-    NCSN: sizes_of_scores,
-    RBM: free_energies_of_windows,
-}
+        total = total + sigma * score.square().sum(1).clamp_min(TINY).sqrt()
+    return total.flatten().topk(max(1, round(TOP * total.numel()))).values.mean()
 
 
 def encoder_of(representation: Representation) -> Callable[[Tensor], Tensor] | None:
-    """Return the function with gradients from prepared images to what the detector is given."""
+    """Return the function with gradients from prepared images to what the detector is given. It
+    takes larger images, too, as an ensemble's members do."""
     if isinstance(representation, Pixels):
-        return lambda x: x
+        return lambda x: on_side(x, representation.config.size)
     if not isinstance(representation, Features):
         return None
 
@@ -175,15 +160,22 @@ def encoder_of(representation: Representation) -> Callable[[Tensor], Tensor] | N
     side = representation.config.neighbours
 
     def encode(x: Tensor) -> Tensor:
-        layers = representation.backbone.net(x.expand(-1, 3, -1, -1))
-        averaged = [averaged_over(layer, side) for layer in layers]
+        seen = on_side(x, representation.side).expand(-1, 3, -1, -1)
+        averaged = [averaged_over(layer, side) for layer in representation.backbone.net(seen)]
         return (on_finest_grid(averaged) - mean) / deviation
 
     return encode
 
 
-def attacked(energy: Energy, image: Floats, budget: float, towards: int, seed: int) -> Floats:
-    """Return a prepared image [C, H, W] within `budget` of what it was, its energy raised
+def on_side(x: Tensor, side: int) -> Tensor:
+    """Return images [N, C, H, W] on a square grid."""
+    if x.shape[-2:] == (side, side):
+        return x
+    return F.interpolate(x, (side, side), mode="bilinear", antialias=True)
+
+
+def attacked(objective: Objective, image: Floats, budget: float, towards: int, seed: int) -> Floats:
+    """Return a prepared image [C, H, W] within `budget` of what it was, its score raised
     (`towards` 1) or lowered (−1)."""
     original = torch.from_numpy(image)[None]
     rng = torch.Generator().manual_seed(seed)
@@ -191,9 +183,7 @@ def attacked(energy: Energy, image: Floats, budget: float, towards: int, seed: i
 
     for _ in range(STEPS):
         change.requires_grad_(True)
-        local = energy(original + change).flatten()
-        highest = local.topk(max(1, round(TOP * local.numel()))).values.mean()
-        (gradient,) = torch.autograd.grad(highest, change)
+        (gradient,) = torch.autograd.grad(objective(original + change), change)
         change = change.detach() + towards * 2.5 * budget / STEPS * gradient.sign()
         change = change.clamp(-budget, budget)
     result: Floats = (original + change)[0].numpy()
@@ -215,12 +205,10 @@ def scores_of_prepared(model: Model, images: Sequence[Floats], given: Sequence[E
 
 def attacks(model: Model, normal: Sequence[Floats], odd: Sequence[Floats]) -> dict[str, float]:
     """Return the AUROC after attacks of each budget; nothing where there are no gradients."""
-    local, encode = ENERGIES.get(type(model.detector)), encoder_of(model.representation)
-    if local is None or encode is None or model.tiling.tile:
+    channels = len(model.prepare(normal[0])[0])
+    objective = objective_of(model.detector, model.representation, channels)
+    if objective is None or model.tiling.tile:
         return {}
-
-    def energy(x: Tensor) -> Tensor:
-        return local(model.detector, encode(x))
 
     model.without_cache()
     result = {}
@@ -230,7 +218,7 @@ def attacks(model: Model, normal: Sequence[Floats], odd: Sequence[Floats]) -> di
             given = []
             for number, image in enumerate(images):
                 prepared, inside = model.prepare(image)
-                moved = attacked(energy, prepared, budget * 2 / 255, towards, number)
+                moved = attacked(objective, prepared, budget * 2 / 255, towards, number)
                 given.append((moved, inside))
             values.append(scores_of_prepared(model, images, given).tolist())
         result[f"PGD {budget}"] = auroc(*values)
