@@ -311,12 +311,99 @@ def test_metaimage_of_two_axes_and_of_several_components(tmp_path):
     sitk = pytest.importorskip("SimpleITK")
     sitk.WriteImage(sitk.GetImageFromArray(VOXELS[..., 0].T), str(tmp_path / "a.mha"))
     assert np.array_equal(decoded(tmp_path / "a.mha").voxels[0, ..., 0], VOXELS[..., 0])
-    both = np.stack([VOXELS.T, VOXELS.T + 1], -1)
+    both = np.stack([VOXELS.T, VOXELS.T + 1], -1)  # [K, J, I, 2]
     sitk.WriteImage(sitk.GetImageFromArray(both, isVector=True), str(tmp_path / "b.mha"))
     source = readers.read_source(Record("b", tmp_path / "b.mha", component=1))
     assert np.array_equal(source.decode().voxels[0], VOXELS + 1)
-    with pytest.raises(ImageError, match="2 volumes in one file"):
+    with pytest.raises(ImageError, match="each voxel has 2 components; choose one: --select 0"):
         decoded(tmp_path / "b.mha")
+
+
+# -- Vectors and colours ---------------------------------------------------------------------------
+
+
+def write_vectors(path, array):
+    """Write voxels [I, J, K, C] that have components as SimpleITK does."""
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(array.transpose(2, 1, 0, 3), isVector=True)
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def write_nrrd(path, array, kind, first):
+    directions = np.vstack([np.full((1, 3), np.nan), np.diag([1.0, 2, 3])])
+    kinds = [kind, "space", "space", "space"]
+    if first:
+        array = np.moveaxis(array, -1, 0)
+    else:
+        directions, kinds = np.roll(directions, -1, axis=0), [*kinds[1:], kind]
+    header = {"space": "LPS", "space origin": [0, 0, 0], "kinds": kinds}
+    nrrd.write(str(path), array, header | {"space directions": directions})
+    return path
+
+
+RGB = RNG.integers(0, 256, (9, 10, 12, 3)).astype(np.uint8)
+RGBA = np.concatenate([RGB, np.full_like(RGB[..., :1], 255)], -1)
+SEVERAL = ("a.mha", "a.mhd", "a.nrrd", "a.nii.gz")
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("alpha", [None, 0, 255])
+def test_colours_of_a_volume_are_read_as_colours(tmp_path, name, alpha):
+    array = RGBA.copy()
+    array[..., 3] = alpha or 0
+    write_vectors(tmp_path / name, RGB if alpha is None else array)
+    (record,) = scan(tmp_path).records
+    found = readers.read_source(record).decode()
+    assert np.array_equal(found.voxels, np.moveaxis(RGB, -1, 0))
+    one = readers.read_source(Record("a", record.path, component=1)).decode()
+    assert np.array_equal(one.voxels, RGB[None, ..., 1])
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_volume_that_is_partly_transparent_is_refused(tmp_path, name):
+    array = RGBA.copy()
+    array[2, 3, 4, 3] = 254
+    with pytest.raises(ImageError, match="partly transparent; flatten it"):
+        decoded(write_vectors(tmp_path / name, array))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_vectors_that_are_no_colours_are_called_so(tmp_path, name):
+    path = write_vectors(tmp_path / name, RGB.astype(np.float32))
+    with pytest.raises(ImageError, match="each voxel has 3 components; choose one: --select 0"):
+        decoded(path)
+    one = readers.read_source(Record("a", path, component=2)).decode()
+    assert np.array_equal(one.voxels, RGB[None, ..., 2])
+
+
+KINDS = {
+    ("RGB-color", np.uint16): "", ("vector", np.uint8): "", ("3-color", np.float32): "",
+    ("3-vector", np.int16): "each voxel has 3 components", ("list", np.uint8): "3 volumes in one",
+    ("HSV-color", np.uint8): "each voxel has 3 components", ("???", np.uint8): "3 volumes in one",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(("kind", "dtype"), KINDS)
+def test_the_kind_of_an_nrrds_axis_says_what_it_counts(tmp_path, kind, dtype, first):
+    path = write_nrrd(tmp_path / "a.nrrd", RGB.astype(dtype), kind, first)
+    if KINDS[kind, dtype]:
+        with pytest.raises(ImageError, match=KINDS[kind, dtype]):
+            decoded(path)
+    else:
+        assert np.array_equal(decoded(path).voxels, np.moveaxis(RGB, -1, 0))
+
+
+def test_a_nifti_of_colours_by_its_type_may_not_be_transparent(tmp_path):
+    kind = np.dtype([(name, "u1") for name in "RGBA"])
+    stored = RGBA.copy().view(kind)[..., 0]
+    nib.save(nib.Nifti1Image(stored, AFFINE), tmp_path / "a.nii")
+    assert np.array_equal(decoded(tmp_path / "a.nii").voxels, np.moveaxis(RGB, -1, 0))
+    stored["A"][0, 0, 0] = 7
+    nib.save(nib.Nifti1Image(stored, AFFINE), tmp_path / "a.nii")
+    with pytest.raises(ImageError, match="partly transparent"):
+        decoded(tmp_path / "a.nii")
 
 
 def test_metaimage_whose_data_lie_elsewhere_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from anodetect.data.colours import COUNTS, as_colours
 from anodetect.data.geometry import Affine
 from anodetect.data.volumes import Volume, checked, volume_shape
 from anodetect.errors import ImageError
@@ -16,6 +17,7 @@ FIELD = re.compile(rb"^\s*(\w+)\s*=[ \t]*(.*?)\s*$")
 HEADER = 2**16  # bytes that a header has at most
 INSIDE = "LOCAL"  # the value of ElementDataFile where the data follow the header
 DATA_FILE = "ElementDataFile"
+BYTES = "MET_UCHAR"  # how types of whole numbers of 8 bits begin, without a sign
 
 
 def data_name(path: Path, content: bytes) -> str:
@@ -28,7 +30,8 @@ def data_name(path: Path, content: bytes) -> str:
 
 
 def decode_metaimage(content: bytes, component: int | None = None, data: bytes = b"") -> Volume:
-    """Return the volume in the bytes of a MetaImage. ImageError without SimpleITK."""
+    """Return the volume in the bytes of a MetaImage; where voxels have several components, in
+    colours or of one of them. ImageError without SimpleITK."""
     try:
         import SimpleITK as sitk  # noqa: N813, its usual name
     except ImportError:
@@ -41,7 +44,10 @@ def decode_metaimage(content: bytes, component: int | None = None, data: bytes =
         raise ImageError("not a MetaImage (no DimSize or ElementDataFile)")
     sides = _whole_numbers(fields, "DimSize")
     (channels,) = _whole_numbers(fields, "ElementNumberOfChannels") or (1,)
-    shape = volume_shape((*sides, channels) if len(sides) > 2 else (*sides, 1, channels), component)
+    sides = sides if len(sides) > 2 else (*sides, 1)
+    is_bytes = fields.get("ElementType", "").startswith(BYTES)
+    coloured = component is None and is_bytes and channels in COUNTS
+    shape = volume_shape(sides if coloured else (*sides, channels), component, vectors=channels > 1)
 
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -51,8 +57,11 @@ def decode_metaimage(content: bytes, component: int | None = None, data: bytes =
     array = np.asarray(sitk.GetArrayFromImage(image))
     array = array[..., None] if channels == 1 else array
     reversed_axes = np.moveaxis(array, -1, 0).T  # the first side first, channels last
-    voxels = reversed_axes.reshape(*shape, -1)[..., component or 0]
-    return checked(Volume(np.asarray(voxels, np.float32)[None], _affine(image)))
+    components = reversed_axes.reshape(*shape, -1)
+    if coloured:
+        return checked(Volume(as_colours(components), _affine(image)))
+    voxels = np.asarray(components[..., component or 0], np.float32)
+    return checked(Volume(voxels[None], _affine(image)))
 
 
 def _fields(content: bytes) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import nrrd
 import numpy as np
 
+from anodetect.data.colours import COUNTS, as_colours
 from anodetect.data.geometry import Affine
 from anodetect.data.volumes import Volume, checked, volume_shape
 from anodetect.errors import ImageError
@@ -25,6 +26,10 @@ NRRD_UNITS = {
     **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometre"), 1e-3),
     "nm": 1e-6,
 }
+# Kinds of an axis that counts the components of voxels: of colours, and by their ends of others.
+NRRD_COLOURS = ("rgb-color", "rgba-color", "3-color", "4-color")
+NRRD_VECTORS = ("color", "complex", "gradient", "matrix", "normal", "quaternion", "vector")
+NRRD_BYTES = ("unsigned char", "uchar", "uint8", "uint8_t")
 # The signs that take x and y to LPS+.
 NRRD_SPACES = {
     "left-posterior-superior": (1, 1),
@@ -84,7 +89,9 @@ def _volume(header: Any, text: bytes, body: bytes, component: int | None) -> Vol
     axes, affine = nrrd_space(header, _nrrd_units(text))
     in_space = [sizes[axis] for axis in axes]
     others = [size for axis, size in enumerate(sizes) if axis not in axes]
-    volume_shape((*in_space, *others), component)
+    vectors, coloured = _voxels_are(header, axes, others)
+    coloured = coloured and component is None
+    volume_shape(tuple(in_space if coloured else in_space + others), component, vectors=vectors)
     _check_inflated(header, body, sizes)
 
     try:
@@ -93,9 +100,25 @@ def _volume(header: Any, text: bytes, body: bytes, component: int | None) -> Vol
         raise ImageError("damaged, or not as many voxels as its header says") from None
     if array.dtype.kind not in "uif":
         raise ImageError(f"values of type {array.dtype}; numbers are expected")
-    sides = array.shape[:3]
-    chosen = array.reshape(*sides, -1)[..., component or 0]
+    components = array.reshape(*array.shape[:3], -1)
+    if coloured:
+        return checked(Volume(as_colours(components), affine))
+    chosen = components[..., component or 0]
     return checked(Volume(np.asarray(chosen, np.float32)[None], affine))
+
+
+def _voxels_are(header: Any, axes: list[int], others: list[int]) -> tuple[bool, bool]:
+    """Return whether voxels are vectors, by the kind of the axis that is none of the `axes` in
+    space and has so many components as `others`, and whether they are colours."""
+    kinds = [str(kind).casefold() for kind in header.get("kinds", ())]
+    beyond = [kind for axis, kind in enumerate(kinds) if axis not in axes]
+    if len(others) != 1 or len(beyond) != 1:
+        return False, False
+    (count,), (kind,) = others, beyond
+
+    of_bytes = kind.endswith("vector") and header["type"] in NRRD_BYTES
+    coloured = count in COUNTS and (kind in NRRD_COLOURS or of_bytes)
+    return kind.endswith(NRRD_VECTORS), coloured
 
 
 def _nrrd_units(text: bytes) -> list[float]:

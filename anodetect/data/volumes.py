@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from anodetect.data.colours import as_colours, is_coloured_nifti, is_vector_nifti
 from anodetect.data.formats import GZIP
 from anodetect.data.geometry import FLIP_XY, Affine, Geometry, along, check_affine
 from anodetect.data.nifti_forms import note_of_forms, unit_of
@@ -88,7 +89,9 @@ def _nifti(
         raise ImageError("a header without NIfTI's magic; it is damaged, or of another format")
     if not 1 <= int(header["dim"][0]) <= MOST_AXES:
         raise ImageError(f"a number of axes (dim[0]) that is not 1 to {MOST_AXES}")
-    shape = volume_shape(header.get_data_shape(), component)
+    coloured = component is None and is_coloured_nifti(header)
+    sides = header.get_data_shape()[: 3 if coloured else None]
+    shape = volume_shape(sides, component, vectors=is_vector_nifti(header))
     zooms = np.asarray(header["pixdim"][1:4], float)
     if not (zooms[: min(3, int(header["dim"][0]))] > 0).all():
         x, y, z = zooms
@@ -258,10 +261,12 @@ def _header_size(stream: Any) -> int:
     raise ImageError("not a NIfTI file")
 
 
-def volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, int, int]:
-    """Return the three sides of a volume in an array whose axes beyond the third count components;
-    an array with two axes is one slice. ImageError if it is no volume, too large, or has no such
-    component."""
+def volume_shape(
+    shape: tuple[int, ...], component: int | None, *, vectors: bool = False
+) -> tuple[int, int, int]:
+    """Return the three sides of a volume in an array whose axes beyond the third count volumes, or
+    the components of `vectors`; an array with two axes is one slice. ImageError if it is no volume,
+    too large, has several and none is chosen, or has no such component."""
     if len(shape) == 2:
         shape = (*shape, 1)
     if len(shape) < 3:
@@ -273,10 +278,8 @@ def volume_shape(shape: tuple[int, ...], component: int | None) -> tuple[int, in
         raise ImageError(f"{' × '.join(map(str, sides))} is more than {MAX_VOXELS} voxels")
 
     if count > 1 and component is None:
-        raise ImageError(
-            f"{count} volumes in one file; choose one: --select 0, "
-            "or a column 'component' in manifest.csv"
-        )
+        what = f"each voxel has {count} components" if vectors else f"{count} volumes in one file"
+        raise ImageError(f"{what}; choose one: --select 0, or a column 'component' in manifest.csv")
     if component is not None and not 0 <= component < count:
         raise ImageError(f"no component {component} in a file of {count} volumes")
     return int(sides[0]), int(sides[1]), int(sides[2])
@@ -296,13 +299,15 @@ def _voxels(proxy: Any, shape: tuple[int, int, int], component: int | None) -> F
 def _array(proxy: Any, shape: tuple[int, int, int], component: int | None) -> Floats:
     if proxy.dtype.names:  # RGB24, RGBA32
         array = np.asarray(proxy.get_unscaled()).reshape(*shape, -1, order="F")[..., component or 0]
-        return np.stack([array[name] for name in ("R", "G", "B")]).astype(np.float32)
+        return as_colours(np.stack([array[name] for name in proxy.dtype.names], axis=-1))
     if proxy.dtype.kind not in "uif":
         raise ImageError(f"values of type {proxy.dtype}; numbers are expected")
     if proxy.ndim > 3 and component is not None:
         place = np.unravel_index(component, proxy.shape[3:], order="F")
         chosen = proxy[(..., *map(int, place))]
         return np.asarray(chosen, np.float32).reshape(1, *shape)
+    if np.prod(proxy.shape[3:]) > 1:  # and none was chosen: colours
+        return as_colours(np.asarray(proxy.get_unscaled()).reshape(*shape, -1))
     return np.asarray(proxy, np.float32).reshape(1, *shape)
 
 
