@@ -30,6 +30,7 @@ from anodetect.imaging.skulls import SkullTool
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.loading import Failed, LoadedVolume, Reader, load
 from anodetect.record import directories, runs
+from anodetect.types import Silent
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:pydicom.*", "ignore::UserWarning:highdicom.*"
@@ -535,6 +536,34 @@ def test_a_mask_in_the_files_voxels_is_measured(scored, tmp_path):
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     result = anodetect.evaluate(scored.base / "run", str(tmp_path))
     assert result.whole.pixel["auroc"].value > 0.99
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, text):
+        self.warnings.append(text)
+
+
+def test_places_that_readers_take_otherwise_are_said_of_prepared_heads(scored, tmp_path):
+    _, grid, _ = write_head(tmp_path / "in/well.nii.gz", 20)
+    write_head(tmp_path / "in/ill.nii.gz", 21, LESION)
+    image, moved_by = nib.load(tmp_path / "in/well.nii.gz"), np.eye(4)
+    moved_by[0, 3] = 20
+    image = nib.Nifti1Image(image.get_fdata(), FLIP_XY @ grid.affine)
+    image.set_qform(moved_by @ FLIP_XY @ grid.affine, 1)
+    nib.save(image, tmp_path / "in/well.nii.gz")
+    anodetect.score(scored.base / "run", [str(tmp_path / "in")], tmp_path / "out")
+    rows = {row.path: row for row in directories.read(tmp_path / "out").rows}
+    assert "its sform and qform differ by up to 20 mm" in rows["well.nii.gz"].differs
+    assert "sform" not in rows["ill.nii.gz"].differs
+
+    (tmp_path / "in/manifest.csv").write_text("path,label\nill.nii.gz,1\nwell.nii.gz,0\n")
+    heard = Heard()
+    anodetect.evaluate(scored.base / "run", str(tmp_path / "in"), reporter=heard)
+    (said,) = (text for text in heard.warnings if "with a note" in text)
+    assert said.startswith("1 volumes with a note; the first: well.nii.gz: its sform and qform")
 
 
 def test_maps_of_a_series_refer_to_its_own_slices(scored, tmp_path, monkeypatch):

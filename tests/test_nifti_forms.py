@@ -9,7 +9,13 @@ import pytest
 from test_volumes import flat, prepared, write_nifti
 
 from anodetect.commands.inspect import inspect
+from anodetect.data import readers
+from anodetect.data.channels import ChannelFile
 from anodetect.data.nifti_forms import itk_affine, itk_form, note_of_forms
+from anodetect.data.records import Record
+from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.model.decoded import DecodedFiles
+from anodetect.model.loading import Reader
 
 FLIP = np.diag([-1, -1, 1, 1])
 CODES = list(product(range(5), range(5)))[1:]
@@ -81,3 +87,40 @@ def test_a_qform_that_is_no_rotation_is_said_beside_a_sform(tmp_path):
     source = prepared(tmp_path / "a.nii").source
     assert np.allclose(source.affine, FLIP @ MOVED)
     assert source.note.startswith("the quaternion of its qform is no rotation; the sform counts")
+
+
+def two_places(path, forms="turned"):
+    """A NIfTI whose sform and qform lie in different places."""
+    image = nib.Nifti1Image(flat((20, 22, 24)), None)
+    image.set_sform(FORMS[forms], 2)
+    image.set_qform(np.diag([2.0, 3, 4, 1]), 1)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"brain": {"spacing": 4}}, {"spacing": 2.0}, {"axis": "coronal"}, {"bias": 40}]
+)
+def test_a_note_reaches_the_user_however_a_volume_is_prepared(tmp_path, config):
+    record = Record("a.nii", two_places(tmp_path / "a.nii"))
+    preprocess = Preprocess(PreprocessConfig(least_foreground=0, **config))
+    with DecodedFiles(tmp_path) as scratch:
+        reader = Reader(preprocess, scratch=scratch)
+        for loaded in (reader.read(record), reader.read(record)):  # the second time from scratch
+            assert "its sform and qform differ" in loaded.note
+            assert loaded.volume.source.note == loaded.note
+
+
+def test_notes_of_channels_are_said_with_their_names(tmp_path):
+    plain = nib.Nifti1Image(flat((20, 22, 24)), FORMS["moved"])
+    nib.save(plain, tmp_path / "t1.nii")
+    two_places(tmp_path / "t2.nii", "moved")
+    channels = []
+    for name in ("t1", "t2"):
+        channels.append(ChannelFile(name, f"{name}.nii", tmp_path / f"{name}.nii"))
+    record = Record("t1.nii", tmp_path / "t1.nii", channels=tuple(channels))
+    note = readers.read_source(record).decode().note
+    assert note.startswith("t2: its sform and qform differ by up to")
+    opened = inspect(str(tmp_path), channels="t1=t1,t2=t2").summary
+    said = [line for line in opened if "with a note" in line]
+    assert said == [f"1 volumes with a note; the first: t1.nii: {note}"]

@@ -1,7 +1,7 @@
 """Evaluate: a run and labelled data in, metrics with intervals out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anodetect.commands.channels import channels_of_run
@@ -12,13 +12,14 @@ from anodetect.commands.normals import warn_of_scaled
 from anodetect.commands.results import EvaluateResult
 from anodetect.commands.roi import other_roi
 from anodetect.data import cards
+from anodetect.data.patients import line_of_notes
 from anodetect.data.records import ANOMALOUS, Dataset, Record
 from anodetect.errors import ConfigError, DataError, nearest
 from anodetect.files import path_or_none
 from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.model import Model
-from anodetect.model.scoring import ScoredVolume, score_records
+from anodetect.model.scoring import ScoredImage, ScoredVolume, score_records
 from anodetect.record import runs
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import MeasureByColumn
@@ -62,7 +63,7 @@ def evaluate(
     measure = MeasureByColumn(run.calibration, far, by, masks=masks)
     classes = KnownClasses(model)
     failures = [f"{each.name}: {each.reason}" for each in dataset.problems]
-    scaled: list[str] = []
+    said = _Said()
     for scored in score_records(model, items, reporter, in_source=True):
         if isinstance(scored, Failed):
             failures.append(f"{scored.record.id}: {scored.error}")
@@ -71,7 +72,7 @@ def evaluate(
         if copied:
             raise DataError(f"leak: {scored.record.id} has {copied}, which the run was made from")
         volume = scored.loaded.volume if isinstance(scored, ScoredVolume) else None
-        scaled.append("" if isinstance(scored, ScoredVolume) else scored.loaded.scaled)
+        said.add(scored)
         item = labelled_score(scored.record, scored.score, scored.heatmap, volume)
         if item is not None:
             item = replace(item, content=scored.loaded.pixels)
@@ -83,13 +84,34 @@ def evaluate(
             f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}"
         )
     failures += measure.whole.problems
-    warn_of_scaled(scaled, reporter)
+    said.warn(reporter)
     result = measure.result()
     for warning in (*mask_warnings(result.whole), *result.warnings):
         reporter.warn(warning)
     return EvaluateResult(
         result.whole, result.by, result.warnings, tuple(failures), classes.result()
     )
+
+
+@dataclass
+class _Said:
+    """Notes on the files that were scored: how images were scaled, and by their ids what is to be
+    known of volumes."""
+
+    scaled: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def add(self, scored: ScoredImage | ScoredVolume) -> None:
+        if isinstance(scored, ScoredVolume):
+            self.notes[scored.record.id] = scored.loaded.note
+        else:
+            self.scaled.append(scored.loaded.scaled)
+
+    def warn(self, reporter: Reporter) -> None:
+        """Say how many files have a note."""
+        warn_of_scaled(self.scaled, reporter)
+        if noted := line_of_notes(self.notes):
+            reporter.warn(noted)
 
 
 def _labelled(dataset: Dataset, data: str, reporter: Reporter) -> list[Record]:

@@ -21,7 +21,7 @@ from anodetect.data.reading import AS_IT_IS, Reading
 from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.data.series import uneven_slices
-from anodetect.data.volume_headers import note_of_header
+from anodetect.data.volume_headers import note_of_record
 from anodetect.errors import DataError
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
@@ -119,8 +119,9 @@ def inspect(
         by_place.setdefault((folder, record.kind, uses[record.id]), []).append(record)
 
     rows, pictures = [], []
+    notes: dict[str, str] = {}  # of volumes that were read
     for (folder, kind, use), records in by_place.items():
-        row, images = _row(folder, kind, use, records, reading, dataset.channels)
+        row, images = _row(folder, kind, use, records, reading, dataset.channels, notes)
         rows.append(row)
         pictures.append(images)
     rows += [_passed_over_row(each) for each in dataset.passed_over]
@@ -130,7 +131,12 @@ def inspect(
         doubt=dataset.doubt,
         rows=tuple(rows),
         passed_over=dict(reasons(dataset.passed_over)),  # asdict spoils a Counter
-        summary=(*summary(dataset, folds), *planned, *_uneven_line(rows), *_note_line(dataset)),
+        summary=(
+            *summary(dataset, folds),
+            *planned,
+            *_uneven_line(rows),
+            *_note_line(dataset, notes),
+        ),
     )
     if page is not None:
         write_atomic(page, _page(inspection, pictures))
@@ -227,8 +233,10 @@ def _row(
     records: Sequence[Record],
     reading: Reading,
     channels: Channels | None,
+    notes: dict[str, str],
 ) -> tuple[FolderRow, list[LoadedImage]]:
-    """Open some files of a folder; return its row, and images to show."""
+    """Open some files of a folder; return its row, and images to show. What is to be known of
+    volumes is added to `notes` by their ids."""
     facts: list[InputFacts] = []
     images: list[LoadedImage] = []
     opened: dict[str, str] = {}
@@ -248,6 +256,7 @@ def _row(
             images.append(loaded)
         if isinstance(loaded, LoadedVolume):
             opened[record.id] = loaded.volume.source.unevenness
+            notes[record.id] = loaded.volume.source.note
     row = FolderRow(
         folder=folder,
         kind=kind,
@@ -287,11 +296,14 @@ def _uneven_line(rows: Iterable[FolderRow]) -> list[str]:
     return [f"slices not evenly spaced: {len(names)} volumes; {names[0]}"] if names else []
 
 
-def _note_line(dataset: Dataset) -> list[str]:
-    """Return one line that says how many volumes have a note, [] if none has."""
+def _note_line(dataset: Dataset, opened: Mapping[str, str]) -> list[str]:
+    """Return one line that says how many volumes have a note, [] if none has. `opened` has those of
+    volumes that were read; of others headers say what they can."""
     notes: dict[str, str] = {}
     for record in dataset.records:
-        notes[record.id] = record.note or note_of_header(record.path)
+        known = record.id in opened
+        found = opened[record.id] if known else note_of_record(record)
+        notes[record.id] = "; ".join(filter(None, (record.note, found)))
     noted = line_of_notes(notes)
     return [noted] if noted else []
 

@@ -110,8 +110,7 @@ class _Planes:
         self.fixed_units &= has_fixed_units(loaded.volume.source)
         if loaded.volume.source.unevenness:
             self.uneven.append(f"{loaded.record.id}: {loaded.volume.source.unevenness}")
-        notes = (loaded.record.note, loaded.volume.source.note)
-        self.notes[loaded.record.id] = "; ".join(filter(None, notes))
+        self.notes[loaded.record.id] = loaded.note
 
     def warn(self, reporter: Reporter) -> None:
         """Say how many volumes have uneven slices, and how many have a note."""

@@ -77,6 +77,11 @@ def channels_of(state: Mapping[str, Any] | None) -> Channels | None:
     return Channels(patterns, bool(state["allow_missing"]))
 
 
+def joined_notes(notes: Mapping[str, str]) -> str:
+    """Return the notes of channels, by their names, in one; "" if none has one."""
+    return "; ".join(f"{name}: {note}" for name, note in notes.items() if note)
+
+
 def same_channels(one: Channels | None, other: Channels | None) -> bool:
     """Return whether channels are the same, in the same order."""
     return one == other and (one is None or other is None or one.names == other.names)

@@ -1,11 +1,12 @@
 """Volumes or images that are the channels of one study, in one array on the grid of the first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
+from anodetect.data.channels import joined_notes
 from anodetect.data.regrid import on_grid_of
 from anodetect.data.volumes import Volume
 from anodetect.errors import ImageError
@@ -54,10 +55,23 @@ def join(names: Sequence[str], found: Sequence[Floats | Volume | None]) -> Joine
     whole = np.concatenate(filled)
     planes = tuple(len(array) for array in filled)
     if isinstance(leader, Volume):
-        kinds = {pixels.modality for pixels in found if isinstance(pixels, Volume)}
-        modality = leader.modality if len(kinds) == 1 else ""
-        return Joined(replace(leader, voxels=whole, modality=modality), planes, tuple(notes))
+        volume = _as_leader(leader, whole, dict(zip(names, found, strict=True)))
+        return Joined(volume, planes, tuple(notes))
     return Joined(whole, planes, tuple(notes))
+
+
+def _as_leader(
+    leader: Volume, voxels: Floats, found: Mapping[str, Floats | Volume | None]
+) -> Volume:
+    """Return the voxels of all channels as one volume in the place of the leader. It has the
+    modality that all have, and says what is to be known of each."""
+    kinds, notes = set[str](), dict[str, str]()
+    for name, pixels in found.items():
+        if isinstance(pixels, Volume):
+            kinds.add(pixels.modality)
+            notes[name] = pixels.note
+    modality = leader.modality if len(kinds) == 1 else ""
+    return replace(leader, voxels=voxels, modality=modality, note=joined_notes(notes))
 
 
 def _on_grid(

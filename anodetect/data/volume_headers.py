@@ -5,8 +5,10 @@ from pathlib import Path
 
 import nrrd
 
+from anodetect.data.channels import joined_notes
 from anodetect.data.nifti_forms import note_of_forms
 from anodetect.data.nrrd_files import nrrd_space
+from anodetect.data.records import Record
 
 BY_NIBABEL = (".nii", ".nii.gz", ".hdr", ".mgh", ".mgz")
 BY_PYNRRD = (".nrrd", ".nhdr")
@@ -29,6 +31,16 @@ def volumes_in(path: Path) -> int | None:
     except Exception:  # decoding the file will say what is wrong with it
         return None
     return None
+
+
+def note_of_record(record: Record) -> str:
+    """Return what `note_of_header` does of a record's file, or of each of its channels."""
+    if not record.channels:
+        return note_of_header(record.path)
+    notes = {}
+    for channel in record.channels:
+        notes[channel.name] = note_of_header(channel.path) if channel.path else ""
+    return joined_notes(notes)
 
 
 def note_of_header(path: Path) -> str:

@@ -100,6 +100,11 @@ class LoadedVolume:
         return "" if self.brain is None else self.brain.described()
 
     @property
+    def note(self) -> str:
+        """The facts to be known of the volume beside its content in words, "" without any."""
+        return "; ".join(filter(None, (self.record.note, self.volume.source.note)))
+
+    @property
     def native(self) -> Volume:
         """The volume as it was read."""
         return self.volume.source if self.brain is None else self.brain.native
