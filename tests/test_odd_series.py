@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
-from test_dicom import AFFINE, other_uids, read, voxels, write_series
+from test_dicom import AFFINE, instance, other_uids, read, voxels, write_series
 
+from anodetect.commands.inspect import inspect
 from anodetect.data import scan
 from anodetect.data.series import series_of
 from anodetect.model.loading import Failed
@@ -95,3 +96,70 @@ def test_directions_of_few_digits_have_the_length_one(tmp_path):
     expected = np.outer([0, 0.5**0.5, 0.5**0.5], spacing[1])[:, 0]
     assert np.allclose(source.affine[:3, 1], expected)
     assert source.unevenness == ""
+
+
+# -- Values that may not mean the same -------------------------------------------------------------
+
+
+def write_depths(folder, change=lambda number, made: None, **tags):
+    """A series of unsigned values, of which two slices were reduced to 8 bits."""
+    folder.mkdir(parents=True)
+    for number, stored in enumerate(voxels(dtype=np.uint16)):
+        plane = (stored >> 4).astype(np.uint8) if number in (2, 5) else stored
+        made = instance(plane, number=number, **tags)
+        change(number, made)
+        made.save_as(folder / f"IM{number}", enforce_file_format=True)
+
+
+DEPTHS = (
+    "2 images of 8 bits and 7 images of 16 bits in one series, and no scale or unit says that "
+    "their values mean the same; if they do not, store all with the same bits"
+)
+
+
+def test_slices_of_several_bit_depths_are_said(tmp_path):
+    write_depths(tmp_path / "s")
+    assert read(tmp_path).volume.source.note == DEPTHS
+    (line,) = (line for line in inspect(str(tmp_path)).summary if "with a note" in line)
+    assert line == f"1 volumes with a note; the first: s/IM0: {DEPTHS}"
+
+
+SCALES = {
+    "scaled": {"RescaleSlope": 16, "RescaleIntercept": 0},
+    "one unit": {"RescaleSlope": 1, "RescaleIntercept": 0, "RescaleType": "normalized"},
+    "unit of PET": {"Modality": "PT", "Units": "BQML"},
+    "Hounsfield": {"Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": -1024},
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_what_makes_bit_depths_comparable_leaves_nothing_to_say(tmp_path, name):
+    write_depths(tmp_path / "s", **SCALES[name])
+    assert read(tmp_path).volume.source.note == ""
+
+
+def test_only_slices_of_the_volume_that_is_chosen_count(tmp_path):
+    def echo(number, made):
+        made.EchoTime = 10 if made.BitsStored == 16 else 20
+        made.ImagePositionPatient = instance(voxels()[0], number=number % 3).ImagePositionPatient
+
+    stored = voxels((3, 12, 14), np.uint16)
+    for number, plane in enumerate([*stored, *(stored >> 4).astype(np.uint8)]):
+        made = instance(plane, number=number)
+        echo(number, made)
+        made.save_as(tmp_path / f"IM{number}", enforce_file_format=True)
+    for component in ("echo 10 ms", "echo 20 ms"):
+        assert read(tmp_path, component=component).volume.source.note == ""
+
+
+@pytest.mark.parametrize("tag", ["RescaleType", "Units"])
+def test_slices_with_values_of_several_units_are_said(tmp_path, tag):
+    def change(number, made):
+        made.RescaleSlope, made.RescaleIntercept = 1 + number, 0
+        setattr(made, tag, "BQML" if number < 4 else "CNTS")
+
+    write_series(tmp_path / "s", voxels(), change=change, Modality="PT")
+    assert read(tmp_path).volume.source.note == (
+        "its images have values of 2 units (RescaleType, Units); those of different slices may not "
+        "be comparable"
+    )

@@ -98,7 +98,7 @@ class Samples:
 @dataclass
 class _Planes:
     """The plane and the units that the volumes of a data set have in common, which of them have
-    uneven slices, and of which readers take different places."""
+    uneven slices, and what is to be known of each."""
 
     first_of: dict[str, str] = field(default_factory=dict)  # plane → the first volume in it
     fixed_units: bool = True

@@ -11,7 +11,7 @@ import gzip
 import io
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,6 @@ from anodetect.data.dicom_frames import (
     Frame,
     frame_count,
     frames,
-    functional_groups,
     image_type,
     is_pictures,
     numbers_of,
@@ -49,8 +48,9 @@ from anodetect.data.dicom_mosaic import (
     slice_header,
     slice_shape,
 )
-from anodetect.data.dicom_pixels import is_coloured, is_rescaled, native, without_padding
+from anodetect.data.dicom_pixels import is_coloured, native, without_padding
 from anodetect.data.dicom_stacks import SAME_PLACE, chosen, normal_of, stacks_of
+from anodetect.data.dicom_units import check_hounsfield, check_scaled_alike, note_of_units
 from anodetect.data.dicom_views import laterality_of, view_of
 from anodetect.data.formats import DICOM_MAGIC, GZIP
 from anodetect.data.patients import names_patient
@@ -67,7 +67,6 @@ BARE_STARTS = (
     b"\x08\x00\x05\x00", b"\x08\x00\x08\x00",
 )  # fmt: skip
 META = 4096  # the bytes in which a file says how it is written
-LEAST_DENSE = -200.0  # Hounsfield units; some of what a CT shows is less dense: air, lung or fat
 HEADLINE_TAGS = [
     "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "SOPClassUID", "SOPInstanceUID", "Rows",
@@ -336,10 +335,11 @@ def decode(contents: Sequence[bytes], reading: Reading = AS_IT_IS) -> Volume | F
 
     series = _series(headers, places)
     modality = str(headers[files[0]].get("Modality", ""))
-    _check_scaled_alike([headers[file] for file in files])
+    check_scaled_alike([headers[file] for file in files])
     if modality == "CT":
-        _check_hounsfield(headers[files[0]], voxels)
-    return checked(Volume(voxels, affine, modality, series, own_places))
+        check_hounsfield(headers[files[0]], voxels)
+    note = note_of_units(headers, places)
+    return checked(Volume(voxels, affine, modality, series, own_places, note=note))
 
 
 def _frames_of(header: Dataset, file: int) -> list[Frame]:
@@ -374,38 +374,6 @@ def _pictures(content: bytes, header: Dataset) -> Volume:
     series = Series(headers=(header,) * count, numbers=tuple(range(count)))
     modality = str(header.get("Modality", ""))
     return Volume(np.ascontiguousarray(voxels), affine, modality, series, is_pictures=True)
-
-
-def _check_scaled_alike(headers: Iterable[Dataset]) -> None:
-    """Raise ImageError if some images of a series say how stored values become native ones, and
-    others do not: their values cannot be compared."""
-    scaled, count = 0, 0
-    is_scale = False  # and not the values as they are
-    for header in headers:
-        groups = functional_groups(header)
-        for group in groups if any(map(is_rescaled, groups)) else [header]:
-            count += 1
-            if group.get("ModalityLUTSequence"):
-                scaled, is_scale = scaled + 1, True
-            elif is_rescaled(group):
-                scaled += 1
-                is_scale |= (group.RescaleSlope, group.RescaleIntercept) != (1, 0)
-    if is_scale and scaled < count:
-        raise ImageError(
-            f"{count - scaled} of {count} images lack RescaleSlope and RescaleIntercept, which the "
-            "others have; correct their headers"
-        )
-
-
-def _check_hounsfield(header: Dataset, voxels: Floats) -> None:
-    """Raise ImageError if a CT neither says how values become Hounsfield units nor has any of
-    air."""
-    rescaled = any(map(is_rescaled, (header, *functional_groups(header))))
-    if not rescaled and not header.get("ModalityLUTSequence") and voxels.min() > LEAST_DENSE:
-        raise ImageError(
-            "a CT without RescaleSlope and RescaleIntercept whose values are no Hounsfield units "
-            f"(from {voxels.min():g} to {voxels.max():g}); correct the header"
-        )
 
 
 def _voxels(contents: Sequence[bytes], header: Dataset, places: Sequence[Frame]) -> Floats:

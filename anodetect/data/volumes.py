@@ -46,7 +46,7 @@ class Volume:
     straight line, `places` [I, 3] are the millimetres of their first voxels, and the affine goes
     from the first to the last of them. If it `is_pictures`, its slices are images that stand for
     themselves, without a place in the patient, and the affine has no more than distances of pixels.
-    `note` says where other readers take another place from the file, "" if they do not.
+    `note` is what is to be known of its place or its values, for a user to read; "" if nothing is.
     """
 
     voxels: Floats
