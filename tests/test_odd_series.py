@@ -5,9 +5,11 @@ import pytest
 from pydicom.uid import generate_uid
 from test_dicom import AFFINE, instance, other_uids, read, voxels, write_series
 
+from anodetect.commands.channels import wanted_channels
 from anodetect.commands.inspect import inspect
-from anodetect.data import scan
+from anodetect.data import cards, scan
 from anodetect.data.series import series_of
+from anodetect.errors import DataError
 from anodetect.model.loading import Failed
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*")
@@ -43,6 +45,45 @@ def test_slices_with_a_series_uid_of_their_own_are_said(tmp_path, uid):
     notes = [record.note for record in scan.scan(tmp_path).records]
     assert [bool(note) for note in notes] == [True] * 9 + [False] * 3
     assert notes[0].startswith("9 images of this study lie in one orientation, and each has a")
+
+    names = [f"s/IM{number:03}" for number in range(9)] + [
+        f"t/IM{number:03}" for number in range(3)
+    ]
+    (tmp_path / "manifest.csv").write_text("path\n" + "\n".join(names))
+    assert [record.note for record in scan.scan(tmp_path).records] == notes
+    (tmp_path / "manifest.csv").write_text("path\nt\n")
+    with pytest.raises(
+        DataError, match=r"'t' holds 3 .* single images; name a file of one of them"
+    ):
+        scan.scan(tmp_path)
+    (tmp_path / "manifest.csv").write_text("path\ns\n")
+    with pytest.raises(
+        DataError, match=r"holds 9 DICOM .* images; 9 images of this study lie in one"
+    ):
+        scan.scan(tmp_path)
+
+
+SHARED = ("1.2.3", "1.2.3.9", "1.2.3.5")
+
+
+def noted(folder, channels=None):
+    """The note of the only study of a folder."""
+    wanted = wanted_channels(channels, allow_missing=False)
+    (record,) = cards.open_data(folder, channels=wanted).records
+    return record.note
+
+
+def test_notes_of_series_that_are_channels_have_their_names(tmp_path):
+    write_series(tmp_path / "p/t1", voxels())
+    write_series(tmp_path / "p/t2", voxels(), uids=SHARED)
+    write_series(tmp_path / "p/other", voxels(), uids=SHARED, PatientID="SECRET")
+    note = noted(tmp_path, "t1=p/t1/*,t2=p/t2/*")
+    assert note.startswith("t2: 9 more images with the UID of this series name another patient")
+
+    for file in (tmp_path / "p/other").iterdir():
+        file.rename(tmp_path / "p/t2" / f"Z{file.name}")
+    (tmp_path / "manifest.csv").write_text("path,channels\n,t1=p/t1;t2=p/t2/IM000\n")
+    assert noted(tmp_path) == note
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from anodetect.data import dicom_head, formats
 from anodetect.data.bvalues import names_beside
-from anodetect.data.channels import ChannelFile
+from anodetect.data.channels import ChannelFile, joined_notes
 from anodetect.data.delimited import Line, lines_of
 from anodetect.data.manifest_columns import (
     CHANNELS,
@@ -25,7 +25,7 @@ from anodetect.data.manifest_columns import (
 from anodetect.data.names import meaning
 from anodetect.data.reading import component_of
 from anodetect.data.records import ANOMALOUS, NORMAL, Dataset, Record
-from anodetect.data.series import Headlines, headlines_of, note_of_series, series_of, strata_of
+from anodetect.data.series import Headlines, SeriesNotes, headlines_of, series_of, strata_of
 from anodetect.data.volume_headers import volumes_in
 from anodetect.data.walk import LINK_OUT
 from anodetect.errors import DataError
@@ -92,6 +92,7 @@ def read_manifest(folder: Path, follow_symlinks: bool, *, known_anomalies: bool 
     doubts: list[str] = []
     root = None if follow_symlinks else folder
     headlines = cache(partial(headlines_of, root=root))  # reads each folder once
+    notes = SeriesNotes(headlines)
     names = NamesOnDisk(folder)
 
     rows = _rows(file, names)
@@ -104,7 +105,7 @@ def read_manifest(folder: Path, follow_symlinks: bool, *, known_anomalies: bool 
         _check_row(folder, row, where, follow_symlinks)
         if row["split"] == "train" and _label_of(row["label"]) == ANOMALOUS:
             doubts.append(_doubt_of_anomaly(row, where))
-        records.append(_listed_record(folder, row, where, headlines))
+        records.append(_listed_record(folder, row, where, headlines, notes))
 
     if known_anomalies:
         doubts = []
@@ -325,6 +326,7 @@ def _listed_record(
     row: Mapping[str, str],
     where: str,
     headlines: Callable[[Path], Headlines],
+    notes: SeriesNotes,
 ) -> Record:
     """Return the record of a row that was checked."""
     identity = path_text(PurePosixPath(row["path"]))
@@ -333,10 +335,11 @@ def _listed_record(
     pseudonym = dicom_head.group_of(found, keep_identifiers=False)
     own = {key: value for key, value in row.items() if key not in (*COLUMNS, CHANNELS)}
     extra = strata_of(found) | own
-    channels = []
+    channels, known = [], {}
     for name, listed in listed_channels(row[CHANNELS], where).items():
         place, series = listed_files(folder / listed, where, headlines)
         channels.append(ChannelFile(name, path_text(PurePosixPath(listed)), place, series))
+        known[name] = notes.of(place, series)
 
     return Record(
         id=identity,
@@ -352,7 +355,7 @@ def _listed_record(
         extra=extra,
         channels=tuple(channels),
         study=dicom_head.study_of(found, keep_identifiers=False) if files else row.get("study", ""),
-        note=note_of_series(path, headlines) if files else "",
+        note=joined_notes(known) if channels else notes.of(path, files),
     )
 
 
@@ -384,8 +387,9 @@ def listed_files(
     images = images or list(found)[:1]  # reading it will say what it is
     count = len({found[file].series or file for file in images})
     if count > 1:
+        note = SeriesNotes(headlines).of(images[0], series_of(images[0], headlines))
         raise DataError(
             f"{where}: the folder {path.name!r} holds {count} DICOM series or single images; "
-            "name a file of one of them"
+            f"{note or 'name a file of one of them'}"
         )
     return images[0], series_of(images[0], headlines)

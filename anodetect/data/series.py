@@ -1,7 +1,7 @@
 """Records of files and of DICOM series."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,21 +58,68 @@ def records_of(
             instances.add(copy)
             series.setdefault((where, found.series or path.name), []).append(path)
 
-    sharing: Counter[tuple[Path, str]] = Counter()  # files by the UID of their series
-    alone: Counter[tuple[Path, str, str, str]] = Counter()  # files without others, by plane
+    folders: dict[Path, SeriesCounts] = defaultdict(SeriesCounts)
     for (where, _), files in series.items():
-        found = headlines.get(files[0], Headline())
-        sharing[where, found.series_uid] += len(files)
-        alone[where, *_plane_of(found)] += len(files) == 1
+        folders[where].add(headlines.get(files[0], Headline()), len(files))
     for (where, _), files in series.items():
-        found = headlines.get(files[0], Headline())
-        others = sharing[where, found.series_uid] - len(files) if found.series_uid else 0
-        note = _note_of_others(others)
-        if found.place and len(files) == 1 and not note:
-            note = _note_of_apart(alone[where, *_plane_of(found)])
+        note = folders[where].note(headlines.get(files[0], Headline()), len(files))
         first, *rest = _without_strays(folder, files, headlines, passed_over)
         record = record_of(folder, first, (first, *rest), headlines.get(first))
         yield replace(record, note=note)
+
+
+class SeriesCounts:
+    """Counts of a folder's files that have one UID of their series, and of images in one
+    orientation that are alone in theirs: either may be slices of one volume."""
+
+    def __init__(self) -> None:
+        self._sharing: Counter[str] = Counter()  # by the UID
+        self._alone: Counter[tuple[str, str, str]] = Counter()  # by study, patient and orientation
+
+    def add(self, found: Headline, count: int) -> None:
+        """Count the `count` files of a series, by the headline of one of them."""
+        self._sharing[found.series_uid] += count
+        if count == 1 and found.place:
+            self._alone[_plane_of(found)] += 1
+
+    def note(self, found: Headline, count: int) -> str:
+        """Return what is to be known of a series of `count` files, by the headline of one of them;
+        "" if nothing is."""
+        others = self._sharing[found.series_uid] - count if found.series_uid else 0
+        if others > 0:
+            return _note_of_others(others)
+        return _note_of_apart(self._alone[_plane_of(found)]) if count == 1 else ""
+
+
+def _counts_of(headlines: Headlines) -> SeriesCounts:
+    """Return the counts of a folder with these headlines, as `records_of` has them."""
+    series: dict[object, dict[object, Headline]] = {}  # the images of each
+    for path, found in headlines.items():
+        if found.frames and not found.no_image:
+            series.setdefault(found.series or path, {})[_image_of(path, found)] = found
+    counts = SeriesCounts()
+    for images in series.values():
+        counts.add(next(iter(images.values())), len(images))
+    return counts
+
+
+class SeriesNotes:
+    """Notes on the series of files, as `records_of` has them, by the headlines of their folders
+    alone. `headlines` returns those of a folder, each of which is counted once."""
+
+    def __init__(self, headlines: Callable[[Path], Headlines]) -> None:
+        self._headlines = headlines
+        self._counts: dict[Path, SeriesCounts] = {}
+
+    def of(self, path: Path, files: Sequence[Path]) -> str:
+        """Return what is to be known of the series of a file, which has these `files`; "" if
+        nothing is, and for a file of another format, which has none."""
+        if not files:
+            return ""
+        found, folder = self._headlines(path.parent), path.parent
+        if folder not in self._counts:
+            self._counts[folder] = _counts_of(found)
+        return self._counts[folder].note(found.get(path, Headline()), len(files))
 
 
 def _plane_of(found: Headline) -> tuple[str, str, str]:
@@ -95,25 +142,11 @@ def _note_of_apart(count: int) -> str:
 
 def _note_of_others(count: int) -> str:
     """Return what is to be known of a series beside which `count` images of another patient or
-    study have its UID; "" if there are none. They may be the other slices of one volume."""
-    if not count:
-        return ""
+    study have its UID. They may be the other slices of one volume."""
     return (
         f"{count} more images with the UID of this series name another patient or study and are no "
         "part of it; if all are slices of one volume, correct PatientID and StudyInstanceUID"
     )
-
-
-def note_of_series(path: Path, headlines: Callable[[Path], Headlines]) -> str:
-    """Return what is to be known of the series of a file, as `records_of` does, from the headlines
-    of its folder alone."""
-    own = headlines(path.parent).get(path, Headline())
-    if not own.series:
-        return ""
-    others = 0
-    for each in headlines(path.parent).values():
-        others += each.series_uid == own.series_uid and each.series != own.series
-    return _note_of_others(others)
 
 
 def _without_strays(

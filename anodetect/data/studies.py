@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from anodetect.data import dicom_head, names
-from anodetect.data.channels import ChannelFile, Channels, Match, matched
+from anodetect.data.channels import ChannelFile, Channels, Match, joined_notes, matched
 from anodetect.data.records import Dataset, Problem, Record
 from anodetect.data.truth_files import NamedFile
 from anodetect.errors import ConfigError, DataError
@@ -40,14 +40,15 @@ class Study:
         """Return the study as one record, which is named for its first file."""
         first = self.files[0].record
         by_channel = {each.channel: each.record for each in self.files}
-        parts = []
+        parts, notes = [], {}
         for number, name in enumerate(channels.names):
             record = by_channel.get(number)
             if record is None:
                 parts.append(ChannelFile(name))
             else:
                 parts.append(ChannelFile(name, record.id, record.path, record.files))
-        return with_channels(first, parts)
+                notes[name] = record.note
+        return with_channels(replace(first, note=joined_notes(notes)), parts)
 
 
 def with_channels(record: Record, channels: Sequence[ChannelFile]) -> Record:
