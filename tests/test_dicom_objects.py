@@ -462,3 +462,24 @@ def test_a_multiframe_source_has_one_report_that_refers_to_its_frames(tmp_path):
         for item in series.ReferencedSOPSequence
     ]
     assert named.count(made.SOPInstanceUID) == 1
+
+
+@pytest.mark.parametrize("named", [None, ""])
+def test_a_series_without_a_frame_of_reference_gets_one_that_its_maps_share(tmp_path, named):
+    found = of_volume(tmp_path / "a", FrameOfReferenceUID=named)
+    spaces = {found[kind].FrameOfReferenceUID for kind in ("map", "mask")}
+    again = of_volume(tmp_path / "b", FrameOfReferenceUID=named)["map"].FrameOfReferenceUID
+    assert spaces == {again} and again.is_valid
+    uids = ("1.2.3", "1.2.3.77", named)
+    other = of_volume(tmp_path / "c", uids=uids, FrameOfReferenceUID=named)["map"]
+    assert other.FrameOfReferenceUID not in spaces
+    for dataset in found.values():
+        checked(dataset, tmp_path)
+
+    usual = of_volume(tmp_path / "d")["map"]
+    assert usual.FrameOfReferenceUID == "1.2.3.5"
+    places = []
+    for dataset in (found["map"], usual):
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        places.append([each.PlanePositionSequence[0].ImagePositionPatient for each in groups])
+    assert places[0] == places[1]

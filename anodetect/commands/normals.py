@@ -135,10 +135,6 @@ class _Planes:
 
         (preprocess.axis,) = self.first_of
         preprocess.of_volumes, preprocess.fixed_units = True, self.fixed_units
-        if preprocess.config.exported:
-            raise ConfigError(
-                "exported says how images were made of volumes, but these are volumes; leave it out"
-            )
 
 
 def usable_normals(
@@ -170,6 +166,7 @@ def usable_normals(
         if isinstance(loaded, Failed):
             left_out.append(LeftOut(loaded.record.id, loaded.error))
         if isinstance(loaded, LoadedVolume) and not loaded.volume.is_pictures:
+            _refuse_exported(loaded, preprocess)
             planes.add(loaded)
             prepared[loaded.record.id] = loaded.prepared
         if isinstance(loaded, LoadedImage | LoadedVolume):
@@ -205,6 +202,15 @@ def usable_normals(
         reporter.warn(unnamed)
     warn_of(left_out, reporter)
     return Normals(usable, hashes, pixels, left_out, prepared=prepared)
+
+
+def _refuse_exported(loaded: LoadedVolume, preprocess: Preprocess) -> None:
+    """Raise ConfigError for a volume if settings say how images were made of volumes."""
+    if preprocess.config.exported:
+        raise ConfigError(
+            f"exported says how images were made of volumes, but {loaded.record.id} is a volume; "
+            "leave it out"
+        )
 
 
 def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:

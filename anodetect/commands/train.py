@@ -214,6 +214,8 @@ def _untrained(request: Request, form: Form) -> Model:
     model = Model.create(form.detector, form.representation, form.config)
     model.check()
     check_brain(form.config, has_roi=request.roi is not None)
+    if request.channels is not None:  # a manifest may name them, too, which is looked at later
+        check_settings(form.config, request.channels, few=request.allow_few)
     model.preprocess.find_tools()
     return model
 

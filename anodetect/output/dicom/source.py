@@ -5,12 +5,12 @@ scan, the side of the body and whether pixels were compressed with loss; none of
 dates or names.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -129,7 +129,19 @@ def source_headers(series: Series, pseudonym: str) -> SourceHeaders:
         headers.append(named)
     for named in headers:  # to the last digit, which scanners do not always write
         named.ImageOrientationPatient = headers[0].ImageOrientationPatient
+    _name_space(headers)
     return SourceHeaders(headers, references, *_series_and_side(series.headers))
+
+
+def _name_space(headers: Sequence[Dataset]) -> None:
+    """Give a name to the space in which the slices of a series lie where none of them names it: the
+    same for all files that are made of the series."""
+    if any(header.get("FrameOfReferenceUID") for header in headers):
+        return
+    source = str(headers[0].SeriesInstanceUID)
+    name = generate_uid(entropy_srcs=[source, "frame of reference"])
+    for header in headers:
+        header.FrameOfReferenceUID = name
 
 
 def _series_and_side(headers: Iterable[Dataset]) -> tuple[int, str]:
@@ -184,7 +196,7 @@ def refer_to_frames(dataset: Dataset, references: Mapping[str, Reference]) -> No
             else:
                 kept.setdefault(found.instance, item)
         if len(kept) < len(element.value):
-            element.value = Sequence(kept.values())
+            element.value = DicomSequence(kept.values())
 
 
 def _named(header: Dataset, pseudonym: str) -> Dataset:
