@@ -873,3 +873,15 @@ def test_the_viewer_has_the_planes_and_windows_of_each_channel(parts, tmp_path):
     case = loading.load(directory, row)
     assert case.image is None
     assert "part0_ir.png is no longer there" in case.notes[0]
+
+
+@pytest.mark.parametrize("values", [{"exported": [99, 200]}, {"frames": True}])
+def test_settings_that_channels_exclude_are_refused_before_files_are_looked_for(tmp_path, values):
+    with pytest.raises(ConfigError, match=rf"preprocess\.{next(iter(values))}"):
+        anodetect.train(
+            str(tmp_path / "no such folder"),
+            "pca",
+            tmp_path / "run",
+            values=values,
+            channels="t1=*T1w*,t2=*T2w*",
+        )

@@ -201,6 +201,80 @@ def test_times_of_a_single_slice_are_chosen_by_name(tmp_path):
     assert np.array_equal(voxels_of(read(tmp_path, "trigger 80 ms")), stored[2:3])
 
 
+def write_between(folder, places, tags):
+    """Two volumes in one series whose slices lie at these places, counted in slices of the first;
+    return them."""
+    arrays = []
+    folder.mkdir(parents=True)
+    for which, own in enumerate(places):
+        arrays.append(voxels((len(own), 12, 14)))
+        for number, place in enumerate(own):
+            moved = AFFINE.copy()
+            moved[:3, 3] += place * AFFINE[:3, 0]
+            made = instance(arrays[-1][number], affine=moved, **tags(which))
+            made.InstanceNumber = number + 1
+            made.save_as(folder / f"IM{which}{number:02}", enforce_file_format=True)
+    return arrays
+
+
+def acquisitions(which):
+    return {"AcquisitionNumber": which + 4}
+
+
+SLICES = np.arange(9.0)
+KINDS_BETWEEN = {
+    "acquisition 5": acquisitions,
+    "kernel B70f": lambda which: {"ConvolutionKernel": ["B30f", "B70f"][which]},
+    "time 2": lambda which: {"TemporalPositionIdentifier": which + 1},
+}
+
+
+@pytest.mark.parametrize("name", KINDS_BETWEEN)
+@pytest.mark.parametrize("shift", [0.1, 0.3, 0.8, 2.3])
+def test_volumes_that_lie_between_each_others_slices_are_told_apart(tmp_path, name, shift):
+    arrays = write_between(tmp_path / "s", (SLICES, SLICES + shift), KINDS_BETWEEN[name])
+    failed = read(tmp_path)
+    assert isinstance(failed, Failed)
+    assert "2 volumes in one series" in failed.error and repr(name) in failed.error
+    chosen = read(tmp_path, name)
+    assert np.array_equal(voxels_of(chosen), arrays[1])
+    assert chosen.volume.source.unevenness == ""
+
+
+ONE_VOLUME = {
+    "two packages": (2 * SLICES, 2 * SLICES + 1),
+    "two packages, a slice is missing": (2 * SLICES, 2 * np.delete(SLICES, 7) + 1),
+    "one behind the other": (SLICES, SLICES + 9.4),
+    "overlapping a little": (SLICES, SLICES + 7.4),
+    "overlapping by a third": (SLICES, SLICES + 5.4),
+}
+
+
+@pytest.mark.parametrize("name", ONE_VOLUME)
+def test_acquisitions_that_make_up_one_volume_stay_together(tmp_path, name):
+    arrays = write_between(tmp_path / "s", ONE_VOLUME[name], acquisitions)
+    order = np.argsort(np.concatenate(ONE_VOLUME[name]))
+    assert np.array_equal(voxels_of(read(tmp_path)), np.concatenate(arrays)[order])
+
+
+def test_slices_that_nothing_tells_apart_are_said_to_lie_by_turns(tmp_path):
+    write_between(tmp_path / "s", (SLICES, SLICES + 0.3), lambda which: {})
+    assert read(tmp_path).volume.source.unevenness == (
+        "slices lie by turns 0.9 and 2.1 mm apart: perhaps those of one volume between those of "
+        "another"
+    )
+
+
+def test_images_that_all_lie_at_one_place_are_no_volume(tmp_path):
+    arrays = write_between(tmp_path / "s", ([0.0] * 9,), lambda which: {})
+    failed = read(tmp_path)
+    assert "9 volumes in one series: 'repetition 1', 'repetition 2'" in failed.error
+    assert "…, all at one place; choose one: --select NAME" in failed.error
+    assert failed.error.endswith("are slices of a volume, correct ImagePositionPatient")
+    (found,) = arrays
+    assert np.array_equal(voxels_of(read(tmp_path, "repetition 3")), found[2:3])
+
+
 def test_second_copies_of_an_image_are_dropped_and_counted(tmp_path):
     array = voxels()
     write_series(tmp_path / "s", array)

@@ -45,6 +45,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 RNG = np.random.default_rng(5)
 THICK_AND_THIN = np.array([0, 2.5, 5, 7.5, 12.5, 17.5])  # mm
+BETWEEN = np.array([0, 1, 5, 6, 10, 11, 15, 16.0])  # mm
 STEP = np.linalg.norm(AFFINE[:3, 0])
 SHAPE = (6, 40, 44)
 
@@ -124,6 +125,8 @@ def test_values_between_slices_are_linear_and_nan_does_not_spread(axis):
         ([0, 6, 9, 12, 15], "jumps from 3 to 6 mm between 0.0 and 6.0 mm: perhaps a slice is"),
         (THICK_AND_THIN, "slices lie 2.5 to 5 mm apart"),
         ([0, 1.08, 8.07, 10, 14], "slices lie 1.08 to 6.99 mm apart"),
+        (BETWEEN, "slices lie by turns 1 and 4 mm apart: perhaps those of one volume between "
+         "those of another"),
     ],
 )  # fmt: skip
 def test_it_is_said_how_slices_lie(along, said):

@@ -4,7 +4,8 @@ under one series, told apart by what their frames differ in.
 A series is one volume unless frames lie at the same place, or are of different orientations, sizes
 or pixel spacings. Where frames lie at the same place, the first of TRAITS that tells these apart
 divides them, and if that leaves some together, the next. Where no attribute does and all places
-have as many frames, their order of acquisition does. Localizers beside other images are left out,
+have as many frames, their order of acquisition does. So are volumes divided of which one lies
+between the slices of the other. Localizers beside other images are left out,
 and so are single images in other planes beside a volume.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.data.dicom_frames import TRAITS, Frame
-from anodetect.data.uneven import describe, line_through
+from anodetect.data.uneven import EVEN, describe, line_through
 from anodetect.errors import ImageError
 
 SAME_DIRECTION = 1e-3  # of cosines
@@ -28,6 +29,9 @@ MOST_NAMES = 8  # in a reason
 # strays, such as localizers that do not say that they are.
 LEAST_OF_VOLUME, MOST_STRAYS = 8, 3
 GAP = 0.75  # of the distance of slices, from the nearest of them
+# Frames of a volume between the slices of another one, at least; and the share of distances that
+# are the usual one, from which on there is one volume.
+LEAST_BETWEEN, MOSTLY = 4, 0.75
 Place = tuple[NDArray[np.float64], NDArray[np.float64]]
 UNITS = {"echo": " ms", "trigger": " ms", "inversion": " ms"}
 PLANES = ("sagittal", "coronal", "axial")  # by the axis that lies closest to the normal
@@ -150,6 +154,9 @@ def chosen(stacks: Sequence[Stack], component: int | str | None, otherwise: str 
             f"{len(stacks)} images in one series, each in a plane of its own, are no volume: a "
             f"rotating projection or sections around an axis{otherwise}"
         )
+    if all(stack.name.startswith("repetition") and len(stack.frames) == 1 for stack in stacks):
+        otherwise = f"; if they are slices of a volume, correct ImagePositionPatient{otherwise}"
+        names += ", all at one place"
     raise ImageError(
         f"{len(stacks)} volumes in one series: {names}; choose one: --select NAME, or a column "
         f"'component' in manifest.csv{otherwise}"
@@ -221,23 +228,67 @@ def _plane_name(frame: Frame) -> str:
 
 
 def _divided(frames: Sequence[Frame]) -> list[tuple[list[str], list[Frame]]]:
-    """Return the parts of frames of one orientation that have no two at the same place, with their
-    names; the frames as they are if nothing tells those of a place apart."""
+    """Return the parts of frames of one orientation that have no two at the same place, and are no
+    two volumes one of which lies between the slices of the other, with their names; the frames as
+    they are if nothing tells those of a place apart."""
     most = max(map(len, _at_places(frames)))
     if most == 1:
-        return [([], list(frames))]
+        return _shifted(frames)
 
     for number, (name, _, _) in enumerate(TRAITS):
         parts = _by_trait(frames, number)
         if len(parts) > 1 and _are_volumes(parts.values(), frames, most):
             found = []
             for value, part in parts.items():
-                own = f"{name} {value}{UNITS.get(name, '')}" if value else f"no {name}"
-                own = value if name == "part" and value else own
                 for names, rest in _divided(part):
-                    found.append(([own, *names], rest))
+                    found.append(([_name_of(name, value), *names], rest))
             return found
     return _by_acquisition(frames, most)
+
+
+def _shifted(frames: Sequence[Frame]) -> list[tuple[list[str], list[Frame]]]:
+    """Return the volumes that lie between the slices of each other, with their names: by a trait of
+    which every value has evenly spaced frames, as those of all values together are not. The frames
+    as they are where there are none. A slice that is missing leaves most distances alike."""
+    along = np.sort([float(frame.position @ normal_of(frames[0])) for frame in frames])
+    steps = np.diff(along)
+    if len(frames) < 2 * LEAST_BETWEEN or _alike(steps).mean() >= MOSTLY:
+        return [([], list(frames))]
+
+    for number, (name, _, _) in enumerate(TRAITS):
+        parts = _by_trait(frames, number)
+        if len(parts) > 1 and _lie_between(list(parts.values())):
+            return [([_name_of(name, value)], part) for value, part in parts.items()]
+    return [([], list(frames))]
+
+
+def _lie_between(parts: Sequence[Sequence[Frame]]) -> bool:
+    """Return whether parts are volumes of evenly spaced frames that lie between each other over
+    most of the shortest."""
+    starts, ends = [], []
+    for part in parts:
+        if len(part) < LEAST_BETWEEN:
+            return False
+        along = np.sort([float(frame.position @ normal_of(part[0])) for frame in part])
+        if not _alike(np.diff(along)).all():
+            return False
+        starts.append(along[0])
+        ends.append(along[-1])
+    shortest = min(np.subtract(ends, starts))
+    return bool(min(ends) - max(starts) >= LEAST_SHARE * shortest)
+
+
+def _alike(steps: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which distances are the usual one."""
+    usual = float(np.median(steps))
+    return np.asarray(np.abs(steps - usual) <= EVEN * usual)
+
+
+def _name_of(trait: str, value: str) -> str:
+    """Return the name of the frames with a value of a trait."""
+    if trait == "part" and value:
+        return value
+    return f"{trait} {value}{UNITS.get(trait, '')}" if value else f"no {trait}"
 
 
 def _by_trait(frames: Sequence[Frame], number: int) -> dict[str, list[Frame]]:

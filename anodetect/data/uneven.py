@@ -17,6 +17,7 @@ EVEN = 0.05  # share of a distance by which others may differ from it
 JUMP = 1.5  # times the distances before and after it, from which on a slice may be missing
 FINEST = 0.25  # of the median distance: the finest step of an even grid
 SHIFTED = 0.05  # mm by which slices are shifted at least, to be called so
+FEWEST_TURNS = 6  # distances, before they are called alternating
 SAME = 1e-6  # slices
 UNITS_OF_ROUNDING = (1.0, 0.1, 0.01)  # mm
 
@@ -170,16 +171,38 @@ def describe(places: Doubles, affine: Doubles) -> str:
     by how much they are shifted against each other."""
     along = places @ normal_of(affine)
     steps = np.diff(along)
-    jumps = _jumps(steps)
+    jumps = [] if _alternate(steps) else _jumps(steps)
     notes = [_jump_note(along, number) for number in jumps]
     shift = largest_shift(places, affine)
     if shift > SHIFTED:
         notes.append(f"slices are shifted against each other by up to {shift:.1f} mm")
 
     others = np.delete(steps, jumps)
-    if not notes or others.max() - others.min() > EVEN * float(np.median(others)):
+    if _alternate(steps):
+        notes.insert(0, _alternate_note(steps))
+    elif not notes or others.max() - others.min() > EVEN * float(np.median(others)):
         notes.insert(0, f"slices lie {steps.min():.3g} to {steps.max():.3g} mm apart")
     return "; ".join(notes)
+
+
+def _alternate(steps: Doubles) -> bool:
+    """Return whether distances are by turns a shorter and a longer one, as where the slices of one
+    volume lie between those of another."""
+    if len(steps) < FEWEST_TURNS:
+        return False
+    limit = EVEN * float(np.median(steps))
+    one, other = steps[::2], steps[1::2]
+    alike = np.ptp(one) <= limit and np.ptp(other) <= limit
+    return bool(alike and abs(np.median(one) - np.median(other)) > limit)
+
+
+def _alternate_note(steps: Doubles) -> str:
+    """Return how slices lie by turns."""
+    shorter, longer = sorted((float(np.median(steps[::2])), float(np.median(steps[1::2]))))
+    return (
+        f"slices lie by turns {shorter:.3g} and {longer:.3g} mm apart: perhaps those of one volume "
+        "between those of another"
+    )
 
 
 def _jumps(steps: Doubles) -> list[int]:
