@@ -136,7 +136,7 @@ def test_the_scanners_own_count_will_do(tmp_path):
 BAD = {
     "no private header": (
         lambda: mosaic(volume(), private=None),
-        "private header .* how many there are; .* or convert it to NIfTI with dcm2niix",
+        "how many there are; export it again as enhanced DICOM or in single slices, or with its",
     ),
     "no count": (lambda: mosaic(volume(), count=False), "private header .* how many"),
     "no place": (lambda: mosaic(volume(), ImagePositionPatient=None), "no place in the patient"),
@@ -264,3 +264,5 @@ def test_a_mosaic_that_does_not_call_itself_one_is_no_picture(tmp_path, name):
     failed = read(tmp_path)
     assert isinstance(failed, Failed)
     assert "private header that says how many there are" in failed.error
+    advice = "an enhanced file holds it" if name == "group" else "export it again as enhanced"
+    assert advice in failed.error

@@ -32,12 +32,17 @@ MOST = 4096  # slices of a volume, and values of the private header
 START, TAG, ITEM = struct.Struct("<I4x"), struct.Struct("<64si4s4xi4x"), struct.Struct("<2i8x")
 SECOND = b"SV10"  # how the second kind of header (CSA2) begins; the first has no such beginning
 Values = Mapping[str, Sequence[float]]
-WHAT_TO_DO = "export the series as enhanced DICOM, or convert it to NIfTI with dcm2niix"
 NO_PLACE = (
-    "a mosaic of slices with no place in the patient (image position, orientation or pixel "
-    f"spacing is missing); {WHAT_TO_DO}"
+    "a mosaic of slices with no place in the patient (image position, orientation or pixel spacing "
+    "is missing)"
 )
 NO_HEADER = "a mosaic of slices without the private header that says"
+EXPORT_AGAIN = (
+    "export it again as enhanced DICOM or in single slices, or with its private attributes; what "
+    "converts it as it is has to guess"
+)
+# Enhanced files have a frame for each slice, unless a sequence puts slices together by itself.
+LEAVE_OUT = "an enhanced file holds it, so the sequence made it, as navigators do; leave it out"
 
 
 def is_mosaic(header: Dataset) -> bool:
@@ -57,12 +62,14 @@ def mosaic_frames(header: Dataset, file: int) -> list[Frame]:
     count, normal = _count(header), _private_header(header).get("SliceNormalVector", [])
     listed = _listed(header)
     if not listed and len(normal) != 3:
-        raise ImageError(f"{NO_HEADER} in which direction they follow each other; {WHAT_TO_DO}")
+        raise ImageError(
+            f"{NO_HEADER} in which direction they follow each other; {_what_to_do(header)}"
+        )
     if listed:
         return _listed_frames(header, listed, file)
     whole = frame_of(header, file, 0, header)
     if whole is None:
-        raise ImageError(NO_PLACE)
+        raise ImageError(f"{NO_PLACE}; {_what_to_do(header)}")
 
     across = np.cross(whole.directions[:3], whole.directions[3:])
     if abs(np.array(normal) @ across) < 0.99:
@@ -86,9 +93,14 @@ def _listed_frames(header: Dataset, listed: Sequence[Dataset], file: int) -> lis
         own.update(item)
         frame = frame_of(own, file, number, header)
         if frame is None:
-            raise ImageError(NO_PLACE)
+            raise ImageError(f"{NO_PLACE}; {_what_to_do(header)}")
         found.append(replace(frame, size=slice_shape(header)))
     return found
+
+
+def _what_to_do(header: Dataset) -> str:
+    """Return what to do about a mosaic that does not say where its slices lie."""
+    return LEAVE_OUT if "PerFrameFunctionalGroupsSequence" in header else EXPORT_AGAIN
 
 
 def slice_header(header: Dataset, frame: Frame) -> Dataset:
@@ -146,7 +158,7 @@ def _count(header: Dataset) -> int:
     named = _private_header(header).get("NumberOfImagesInMosaic", [])
     (found, *_) = [*named, _scanners_count(header)]
     if not 1 <= found <= MOST:
-        raise ImageError(f"{NO_HEADER} how many there are; {WHAT_TO_DO}")
+        raise ImageError(f"{NO_HEADER} how many there are; {_what_to_do(header)}")
     return int(found)
 
 
