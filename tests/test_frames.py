@@ -469,6 +469,46 @@ def test_maps_of_a_tomogram_refer_to_its_frames(tmp_path):
         )
 
 
+def files_of_frames(folder, made):
+    """A map of the frames of a file as images, and the DICOM files of it."""
+    path = folder / "a.dcm"
+    made.save_as(path, enforce_file_format=True)
+    prepared = load(Record("a", path, files=(path,)), FRAMES).volume
+    assert prepared.is_pictures
+    heatmap = RNG.uniform(0, 1, prepared.geometry.sides).astype(np.float32)
+    about = About("patient-x", "0" * 64, NOT_FLAGGED)
+    shown = VolumeMap(heatmap, prepared, (0, 1), pixel_rule(0.99), about=about)
+    return heatmap, by_kind(write_files(folder / "m", ["dicom"], "volume", shown))
+
+
+@pytest.mark.parametrize("spacing", [4.0, -4.0])
+def test_frames_that_have_places_have_a_parametric_map_too(tmp_path, spacing):
+    pytest.importorskip("highdicom")
+    made = tomogram(grey("<u2"), spacing, vector=[3, 1, 2, 6, 5, 4])
+    heatmap, files = files_of_frames(tmp_path, made)
+    assert set(files) == {"map", "picture", "report"}
+    for dataset in files.values():
+        checked(dataset, tmp_path)
+    found = files["map"]
+    assert found.FrameOfReferenceUID == made.FrameOfReferenceUID
+    groups, across = found.PerFrameFunctionalGroupsSequence, np.array([0, -0.8, 0.6])
+    for frame, group in zip(found.pixel_array, groups, strict=True):
+        (image,) = group.DerivationImageSequence[0].SourceImageSequence
+        assert image.ReferencedSOPInstanceUID == made.SOPInstanceUID
+        number = image.ReferencedFrameNumber - 1
+        assert np.array_equal(frame, heatmap[number])
+        place = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+        expected = (-30, 20, 7) + (made.SliceVector[number] - 1) * spacing * across
+        assert np.allclose(place, expected)
+
+
+def test_frames_at_the_same_places_have_no_parametric_map(tmp_path):
+    pytest.importorskip("highdicom")
+    made = tomogram(grey("<u2"), 4.0, vector=[1, 2, 3] * 2, times=[1, 1, 1, 2, 2, 2])
+    _, files = files_of_frames(tmp_path, made)
+    assert set(files) == {"picture", "report"}
+
+
 def test_a_region_of_interest_masks_frames(made, tmp_path):
     new, run = made
     inside = np.ones((ROWS, COLUMNS), bool)

@@ -49,7 +49,13 @@ from anodetect.data.dicom_mosaic import (
     slice_shape,
 )
 from anodetect.data.dicom_pixels import is_coloured, native, without_padding
-from anodetect.data.dicom_stacks import SAME_PLACE, chosen, normal_of, stacks_of
+from anodetect.data.dicom_stacks import (
+    SAME_PLACE,
+    chosen,
+    normal_of,
+    numbers_in_space,
+    stacks_of,
+)
 from anodetect.data.dicom_units import check_hounsfield, check_scaled_alike, note_of_units
 from anodetect.data.dicom_views import laterality_of, view_of
 from anodetect.data.formats import DICOM_MAGIC, GZIP
@@ -422,6 +428,19 @@ def _grid(places: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.floa
     affine[:3, 2] = first.directions[:3] * first.spacing[1]
     affine[:3, 3] = origin
     return affine, own_places
+
+
+def in_space(series: Series) -> Series | None:
+    """Return the frames of a file in the order of their places; None if these are not those of one
+    volume, or not said."""
+    header = series.headers[0]
+    try:
+        numbers = numbers_in_space(frames(header, 0))
+    except ImageError:  # some or all have no place
+        return None
+    if sorted(numbers) != sorted(series.numbers):
+        return None
+    return Series(headers=(header,) * len(numbers), numbers=tuple(numbers))
 
 
 def _check_apart(places: Sequence[Frame]) -> None:

@@ -175,6 +175,16 @@ def in_order(frames: Iterable[Frame]) -> list[Frame]:
     return sorted(frames, key=lambda frame: float(frame.position @ normal))
 
 
+def numbers_in_space(frames: Sequence[Frame]) -> list[int]:
+    """Return the numbers of frames along their normal, if all of them make up one volume; else
+    []."""
+    stacks = stacks_of(frames)
+    found = stacks[0].frames
+    if len(stacks) > 1 or len(found) < len(frames) or len(_at_places(found)) < len(frames):
+        return []
+    return [frame.number for frame in found]
+
+
 # -- Parts -----------------------------------------------------------------------------------------
 
 

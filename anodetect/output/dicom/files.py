@@ -4,7 +4,8 @@ Of a volume: a Parametric Map of floats, a Segmentation of what exceeds the thre
 Structured Report (TID 1500). They lie in the source's frame of reference, have its planes,
 reference its instances, and name the algorithm and the model. Of an image, such as a radiograph: a
 Secondary Capture with the heatmap over it, and a Structured Report with outlines; of a file whose
-frames are images a capture of the frames with findings, and one report.
+frames are images a capture of the frames with findings, one report, and where frames have places a
+Parametric Map.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
-from anodetect.data.dicom import Series
+from anodetect.data.dicom import Series, in_space
 from anodetect.errors import RunError
 from anodetect.output.about import About
 from anodetect.output.dicom.findings import FINDINGS, find_findings
@@ -49,7 +50,7 @@ def write_volume(shown: VolumeMap, files: OutputFiles) -> None:
     if not isinstance(volume.source.origin, Series):
         return
     if volume.is_pictures:
-        _save(_files_of_frames(shown, volume.source.origin), files)
+        _write_frames(shown, volume.source.origin, files)
         return
 
     with _checked_headers():
@@ -94,6 +95,21 @@ def write_image(shown: ImageMap, files: OutputFiles) -> None:
     picture = overlay(shown.image, shown.heatmap, shown.scale, shown.window)
     source = image_header(shown.header, about.pseudonym)
     _save(_image_files([picture], [Outline(region) for region in regions], source, about), files)
+
+
+def _write_frames(shown: VolumeMap, series: Series, files: OutputFiles) -> None:
+    """Write the files of frames that are images, and where these lie in space as the slices of one
+    volume do a Parametric Map."""
+    datasets, placed = _files_of_frames(shown, series), in_space(series)
+    if placed is not None:
+        order = [series.numbers.index(number) for number in placed.numbers]
+        with _checked_headers():
+            source = source_headers(placed, shown.about.pseudonym)
+            heatmap = parametric_map(shown.heatmap[order], source, shown.about.model)
+            refer_to_frames(heatmap.dataset, source.references)
+        with files.open("map") as file:
+            heatmap.save(file)
+    _save(datasets, files)
 
 
 def _files_of_frames(shown: VolumeMap, series: Series) -> dict[Kind, Dataset]:
