@@ -885,3 +885,22 @@ def test_settings_that_channels_exclude_are_refused_before_files_are_looked_for(
             values=values,
             channels="t1=*T1w*,t2=*T2w*",
         )
+
+
+def test_several_bit_depths_of_a_channel_are_said(tmp_path):
+    data, warned = save_parts(tmp_path / "data", 20), []
+    for number in range(8):
+        path = data / f"part{number}_ir.png"
+        Image.fromarray((readers.read_image(path)[0] // 257).astype(np.uint8)).save(path)
+
+    class Notes(Silent):
+        def warn(self, text):
+            warned.append(text)
+
+    run = tmp_path / "run"
+    anodetect.train(str(data), "intensity", run, channels="rgb=*_rgb*,ir=*_ir*", reporter=Notes())
+    (said,) = [text for text in warned if text.startswith("channel ")]
+    assert said == (
+        "channel ir: 12 files of uint16 and 8 files of uint8; values are taken as they are, so "
+        "save all in one type if they do not mean the same"
+    )

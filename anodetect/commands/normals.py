@@ -14,6 +14,7 @@ from anodetect.data.records import Dataset, Record, fills_memory
 from anodetect.errors import ConfigError, DataError, ImageError
 from anodetect.imaging.intensities import ImageSample, sample_of, sample_of_channels
 from anodetect.imaging.preprocess import Preprocess, has_fixed_units
+from anodetect.imaging.sample_types import are_apart
 from anodetect.model.decoded import DecodedFiles
 from anodetect.model.input_facts import InputFacts, facts_of
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, Reader, slice_records
@@ -137,6 +138,28 @@ class _Planes:
         preprocess.of_volumes, preprocess.fixed_units = True, self.fixed_units
 
 
+@dataclass
+class _ChannelTypes:
+    """Counts of the files of each channel, by the type in which their samples are stored."""
+
+    of: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, loaded: LoadedImage | LoadedVolume) -> None:
+        for channel in loaded.channels:
+            if channel.sample_type:
+                self.of.setdefault(channel.name, Counter())[channel.sample_type] += 1
+
+    def warn(self, reporter: Reporter) -> None:
+        """Say which channels have types of different ranges, which nothing brings together."""
+        for name, types in self.of.items():
+            if are_apart(types):
+                found = [f"{count} files of {each}" for each, count in sorted(types.items())]
+                reporter.warn(
+                    f"channel {name}: {' and '.join(found)}; values are taken as they are, so save "
+                    "all in one type if they do not mean the same"
+                )
+
+
 def usable_normals(
     dataset: Dataset,
     preprocess: Preprocess,
@@ -159,7 +182,7 @@ def usable_normals(
     hashes: dict[str, str] = {}
     pixels: dict[str, str] = {}
     prepared: dict[str, str] = {}
-    planes = _Planes()
+    planes, types = _Planes(), _ChannelTypes()
 
     reader = Reader(preprocess, scratch=scratch)
     for done, loaded in enumerate(read_ahead(reader.read, normals), start=1):
@@ -171,6 +194,7 @@ def usable_normals(
             prepared[loaded.record.id] = loaded.prepared
         if isinstance(loaded, LoadedImage | LoadedVolume):
             usable += slice_records(loaded, dims)
+            types.add(loaded)
             hashes[loaded.record.id] = loaded.sha256
             pixels[loaded.record.id] = loaded.pixels
             if samples is not None:
@@ -179,6 +203,7 @@ def usable_normals(
 
     planes.set_on(preprocess)
     planes.warn(reporter)
+    types.warn(reporter)
     _compare_with_test(dataset, hashes, pixels, preprocess.config.reading, reporter)
     usable = _without_leaks(dataset, usable, hashes, pixels, reporter)
     if not normals and dataset.records:

@@ -48,7 +48,7 @@ class DecodedChannel:
     root and the SHA-256 of its bytes, both "" where it is absent.
 
     It has so many `planes` along the first axis. `note` says how it was brought to the grid of the
-    first, "" if it lay on it.
+    first, "" if it lay on it. `sample_type` is that of `Content`.
     """
 
     name: str
@@ -56,6 +56,7 @@ class DecodedChannel:
     sha256: str
     planes: int
     note: str
+    sample_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,9 @@ class ChannelSources:
             own = self.sources[number]
             sha256 = "" if own is None else own.sha256
             planes, note = joined.planes[number], joined.notes[number]
-            channels.append(DecodedChannel(channel.name, channel.id, sha256, planes, note))
+            content = found[number]
+            kind = "" if content is None else content.sample_type
+            channels.append(DecodedChannel(channel.name, channel.id, sha256, planes, note, kind))
         mirrored = _mirrored_alike(names, found)
         return Content(joined.pixels, mirrored=mirrored, channels=tuple(channels))
 

@@ -95,6 +95,12 @@ def learn_sample_types(samples: Mapping[str, ImageSample]) -> SampleTypes:
     return SampleTypes(reference, factors)
 
 
+def are_apart(types: Iterable[str]) -> bool:
+    """Return whether some of these types have ranges that can be told apart."""
+    scales = [full_scale(each) for each in types]
+    return bool(scales) and _far_apart(max(scales) / min(scales))
+
+
 def _far_apart(factor: float) -> bool:
     """Return whether two ranges with this factor between them can be told apart."""
     return factor >= APART or factor <= 1 / APART
