@@ -4,6 +4,7 @@ import re
 import shutil
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -246,6 +247,28 @@ def test_a_change_in_time_is_found_where_it_happened_and_seldom_where_there_is_n
 def test_what_does_not_change_in_time_is_not_called_a_change(batch):
     fires = [followed(seed, 0.0, **batch).fires for seed in range(200)]
     assert np.mean(fires) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 4096])
+@pytest.mark.parametrize("kind", ["normal", "tied", "rising", "falling"])
+def test_p_values_over_time_are_those_of_counting_all_scores_before(monkeypatch, block, kind):
+    """To the last bit, and no list grows with the number of scores."""
+    monkeypatch.setattr(drift, "BLOCK", block)
+    scores = np.random.default_rng(5).normal(size=300)
+    scores = {
+        "normal": scores,
+        "tied": scores.round(0),
+        "rising": np.sort(scores),
+        "falling": -np.sort(scores),
+    }[kind].tolist()
+    reference, ours, theirs = drift._Ordered(), np.random.default_rng(1), np.random.default_rng(1)
+    for place, score in enumerate(scores):
+        above = sum(other > score for other in scores[:place])
+        equal = scores[:place].count(score)
+        expected = (above + theirs.uniform() * (equal + 1)) / (place + 1)
+        assert drift._next_p_value(reference, score, ours) == expected
+    assert list(chain.from_iterable(reference.blocks)) == sorted(scores)
+    assert max(map(len, reference.blocks)) < 2 * block
 
 
 def test_images_of_the_same_time_have_no_order():

@@ -21,7 +21,7 @@ part in it: a batch that differs from its first image on is the matter of `compa
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,7 @@ DRAWS = 100  # of one image per group, where groups have several
 LEAST_VARIANCE = 0.5  # of the mean over draws: its estimate is not trusted to be less
 JUMP = 0.01  # of the simple jumper
 FEWEST = 2  # groups on either side; fewer are not compared
+BLOCK = 4096  # scores that are kept in one list; a list of twice as many is halved
 # A shift δ of normal scores is found in 90 % of batches if δ / √(1/n + 1/m) is at least this:
 # the 3.3 of a z-test and what the cut takes away, found by simulation (benchmarks/promises.py).
 VISIBLE = 5.0
@@ -278,7 +279,7 @@ class Follower:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
-        self.reference: list[float] = []
+        self.reference = _Ordered()
         self.bets = np.full(3, 1 / 3)
         self.peak = 1.0
 
@@ -296,14 +297,61 @@ class Follower:
         return before < PATIENCE <= self.peak
 
 
-def _next_p_value(reference: list[float], score: float, rng: np.random.Generator) -> float:
+class _Ordered:
+    """Scores in their order, in blocks of bounded length: with n of them a new one takes of the
+    order of BLOCK + n / BLOCK steps, not n."""
+
+    def __init__(self) -> None:
+        self.blocks: list[list[float]] = []
+        self.highest: list[float] = []  # of each block
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add(self, score: float) -> tuple[int, int]:
+        """Insert a score; return how many scores were below it, and how many were equal to it."""
+        first = bisect.bisect_left(self.highest, score)
+        last = bisect.bisect_right(self.highest, score)
+        below = self._before(first, bisect.bisect_left, score)
+        not_above = self._before(last, bisect.bisect_right, score)
+
+        self.count += 1
+        if last == len(self.blocks):
+            self._append(score)
+        else:
+            bisect.insort_right(self.blocks[last], score)
+            self._halve(last)
+        return below, not_above - below
+
+    def _before(self, number: int, place: Callable[[list[float], float], int], score: float) -> int:
+        """Return how many scores are before a score that belongs into the block with this number,
+        in which `place` finds its place."""
+        count = sum(map(len, self.blocks[:number]))
+        return count + place(self.blocks[number], score) if number < len(self.blocks) else count
+
+    def _append(self, score: float) -> None:
+        """Add a score that none is above."""
+        if not self.blocks:
+            self.blocks, self.highest = [[]], [score]
+        self.blocks[-1].append(score)
+        self.highest[-1] = score
+        self._halve(len(self.blocks) - 1)
+
+    def _halve(self, number: int) -> None:
+        """Make two blocks of one that is too long."""
+        block = self.blocks[number]
+        if len(block) >= 2 * BLOCK:
+            self.blocks[number : number + 1] = block[:BLOCK], block[BLOCK:]
+            self.highest.insert(number, block[BLOCK - 1])
+
+
+def _next_p_value(reference: _Ordered, score: float, rng: np.random.Generator) -> float:
     """Return the conformal p-value of a score among those before it, ties broken at random, and
-    insert the score into them. `reference` is sorted."""
-    low, high = bisect.bisect_left(reference, score), bisect.bisect_right(reference, score)
-    above, ties = len(reference) - high, high - low + 1
-    p = (above + rng.uniform() * ties) / (len(reference) + 1)
-    reference.insert(high, score)
-    return p
+    insert the score into them."""
+    count = len(reference)
+    below, equal = reference.add(score)
+    return (count - below - equal + rng.uniform() * (equal + 1)) / (count + 1)
 
 
 def _martingale_text(alarm: str, peak: float, groups: int, *, differs: bool) -> str:
