@@ -390,11 +390,7 @@ def forget(
     from anodetect.commands import forget as command
 
     result = command.forget(directory, group, sign=sign)
-    text = (
-        f"{result.rows} rows, {result.files} files and {result.verdicts} verdicts erased\n"
-        f"chain head {result.head}; before it was {result.before}"
-    )
-    emit(result.as_json(), as_json, text)
+    emit(result.as_json(), as_json, result.text())
 
 
 @app.command()

@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image
 from pyarrow import parquet
 from pydantic import TypeAdapter
+from typer.testing import CliRunner
 
 import anodetect
+from anodetect import cli
 from anodetect.commands import review
 from anodetect.commands.alarms import AlarmEvent
 from anodetect.commands.conclude import derived, written_in
@@ -697,6 +699,18 @@ def test_of_a_patient_who_is_erased_no_mask_is_named_and_no_map_made_again_is_le
     assert made_maps.read(maps, result.head) == (files[1],)
     assert [file.name for file in maps.iterdir() if file.suffix == ".tiff"] == [files[1].name]
     assert b"1.png" not in (maps / made_maps.FILE).read_bytes()
+
+
+def test_forget_says_what_it_cannot_erase(complete, tmp_path):
+    copy, other = shutil.copytree(complete, tmp_path / "copy"), tmp_path / "elsewhere"
+    head, group = directories.read(copy).audit.head, directories.read(copy).rows[0].group
+    other.mkdir()
+    (other / "1.png.tiff").touch()
+    made_maps.add(other, head, [MadeFile("1.png", "1.png.tiff", "tiff", "0" * 64, exact=True)])
+    result = CliRunner().invoke(cli.app, ["forget", str(copy), "--group", group])
+    assert (other / "1.png.tiff").exists()
+    said = result.stdout.splitlines()[-1]
+    assert said.startswith("not erased: images, the run") and "maps --out" in said
 
 
 def test_gaps_that_audit_json_does_not_say_are_noticed(copy):

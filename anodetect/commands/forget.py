@@ -32,6 +32,10 @@ from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of, to_tab
 from anodetect.stats.evaluation import Evaluation
 
 ERASED = "(erased)"
+NOT_ERASED = (
+    "images, the run, copies of this directory, and maps that were made again in another folder "
+    "(maps --out), of which nothing here knows"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,15 @@ class ForgetResult:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `forget --json` prints."""
-        return asdict(self)
+        return asdict(self) | {"not_erased": NOT_ERASED}
+
+    def text(self) -> str:
+        """Return it in words."""
+        return (
+            f"{self.rows} rows, {self.files} files and {self.verdicts} verdicts erased\n"
+            f"chain head {self.head}; before it was {self.before}\n"
+            f"not erased: {NOT_ERASED}"
+        )
 
 
 def forget(path: Path | str, group: str, *, sign: Path | str | None = None) -> ForgetResult:
