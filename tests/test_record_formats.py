@@ -19,7 +19,7 @@ import anodetect
 from anodetect.commands.rescore import rescore
 from anodetect.errors import RunError
 from anodetect.files import sha256_of
-from anodetect.output import report
+from anodetect.output import formats, report
 from anodetect.record import directories, verification
 from anodetect.record.marks import Shown
 from anodetect.record.rows import OutputRow, ScoreRow, rows_of, to_table
@@ -418,3 +418,25 @@ def test_other_formats_are_refused(old, version, text):
     (old / "audit.json").write_text(json.dumps(audit | {"format": version}))
     with pytest.raises(RunError, match=text):
         directories.read(old)
+
+
+# -- Formats of maps -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", formats.DEFAULTS, ids=["now", "before"])
+def test_what_any_release_writes_by_default_needs_no_word(
+    names, pca_run, synthetic_folder, tmp_path
+):
+    """Images have no NIfTI, which nobody asked for by name; in a choice of formats it was asked
+    for."""
+    for asked in (names, names - {"regions"}):
+        out = tmp_path / f"{len(asked)} formats"
+        anodetect.score(
+            pca_run, [str(synthetic_folder / "test/good")], out, heatmaps=sorted(asked), workers=1
+        )
+        merged = tmp_path / f"merged, {len(asked)} formats"
+        anodetect.merge([out], merged)
+        for folder in (out, merged):
+            assert anodetect.verify(folder).problems == ()
+            caveats = " ".join(directories.read(folder).audit.caveats)
+            assert ("have no file as nifti" in caveats) == (asked != names)
