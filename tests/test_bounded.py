@@ -1,5 +1,6 @@
 """Tables from elsewhere are refused before they take the memory that a small file can ask for."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from anodetect.errors import RunError
-from anodetect.record import alike, bounded
+from anodetect.record import alike, bounded, pages
 from anodetect.record.rows import GroupRow, TimingRow, schema_of
-from anodetect.record.tables import read_table, write_table
+from anodetect.record.tables import ParquetParts, groups_with, read_table, write_table
 
 
 def written(table, **options):
@@ -89,3 +90,83 @@ def test_vectors_are_read_and_refused_alike(tmp_path):
     parquet.write_table(VECTOR, tmp_path / alike.FILE)  # with the type that only Arrow knows
     with pytest.raises(RunError, match=r"alike.parquet: not readable \(.*remove it"):
         alike.read(tmp_path, "ab")
+
+
+# -- Headers of pages ------------------------------------------------------------------------------
+
+
+def pages_of(stream):
+    """The pages of each column of an open file, by the headers alone."""
+    source, found = parquet.ParquetFile(stream), []
+    for number in range(source.num_row_groups):
+        for place in range(source.metadata.num_columns):
+            column = source.metadata.row_group(number).column(place)
+            start = column.dictionary_page_offset or column.data_page_offset
+            stop = start + column.total_compressed_size
+            found.append((column, list(pages._pages(stream, start, stop))))
+    return found
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("size", [100, 2**20])
+def test_headers_of_pages_are_read_as_they_were_written(version, size):
+    rng = np.random.default_rng(1)
+    some = [None, "é" * 300, *"abcdefg"]
+    table = pa.table({"text": rng.choice(some, 5000), "number": rng.normal(size=5000)})
+    how = {"data_page_version": version, "data_page_size": size, "write_batch_size": 16}
+    stream = written(table, row_group_size=2000, **how)
+    for column, found in pages_of(stream):
+        data = [page for page in found if page.kind != pages.DICTIONARY]
+        assert sum(page.count for page in data) == column.num_values
+        assert (len(data) > 2) == (size == 100)
+        assert 0 < sum(page.size for page in found) <= column.total_uncompressed_size
+    bounded.check_all(parquet.ParquetFile(stream), stream)
+
+
+def test_a_page_that_says_that_it_is_very_large_is_refused_before_it_is_read(tmp_path):
+    """The end of the file says 32 kilobytes, the header of the page a megabyte."""
+    seconds = np.random.default_rng(0).random(4096)
+    table = pa.table({"path": [""] * 4096, "seconds": seconds})
+    content = bytearray(written(table, use_dictionary=["path"]).read())
+    column = parquet.ParquetFile(io.BytesIO(content)).metadata.row_group(0).column(1)
+    place = column.data_page_offset + 3  # behind kind 0, and the type of the next field
+    assert content[place - 3 : place] == b"\x15\x00\x15"
+    assert content[place + 1] >= 128 > content[place + 2]  # three times seven bits
+    content[place : place + 3] = b"\xfe\xff\x7f"
+    (tmp_path / "timings.parquet").write_bytes(content)
+    text = r"timings.parquet: a page says that it is 1048575 bytes without compression"
+    with pytest.raises(RunError, match=text):
+        read_table(tmp_path / "timings.parquet", TimingRow)
+    with pytest.raises(RunError, match=text):
+        list(ParquetParts(tmp_path / "timings.parquet", TimingRow, {}).parts())
+    with pytest.raises(ValueError, match=text.partition(": ")[2]):
+        list(groups_with("", tmp_path / "timings.parquet", TimingRow))
+
+
+def test_texts_that_share_their_beginnings_in_the_file_are_refused():
+    """A page of some hundred kilobytes, which are 400 megabytes of text."""
+    table = pa.table({"path": [f"{'x' * 10**5}{number}" for number in range(200)] * 20})
+    stream = written(table, use_dictionary=False, column_encoding={"path": "DELTA_BYTE_ARRAY"})
+    assert len(stream.getbuffer()) < 2**18
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ValueError, match="a page has the encoding 7"):
+        bounded.bounded_table(stream)
+    assert pa.total_allocated_bytes() <= before + 2**20
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_header_is_refused_and_nothing_else_happens(seed):
+    rng = np.random.default_rng(seed)
+    table = pa.table({"path": [f"{number % 50}" for number in range(500)]})
+    content = bytearray(written(table, data_page_size=100, write_batch_size=16).read())
+    column = parquet.ParquetFile(io.BytesIO(content)).metadata.row_group(0).column(0)
+    start = column.dictionary_page_offset
+    for place in rng.integers(start, start + column.total_compressed_size, size=3):
+        content[place] = rng.integers(256)
+    stream = io.BytesIO(content)
+    with contextlib.suppress(ValueError):
+        bounded.check_all(parquet.ParquetFile(stream), stream)
+    content[start : start + 40] = bytes(40)
+    stream = io.BytesIO(content)
+    with pytest.raises(ValueError, match=r"a page is of the kind|damaged"):
+        bounded.check_all(parquet.ParquetFile(stream), stream)

@@ -3,8 +3,8 @@ size can need.
 
 A few kilobytes can say that they are a billion rows, or repeat a text of a megabyte a million
 times. So rows, columns and their types, and what pages say they are without compression, are
-compared with the size of the file before anything is read, and the length of texts before they are
-spelled out.
+compared with the size of the file before anything is read, then the headers of pages with both, and
+the length of texts before they are spelled out.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,8 @@ from typing import IO
 import pyarrow as pa
 from pyarrow import compute as pc
 from pyarrow import parquet
+
+from anodetect.record.pages import check_pages
 
 MOST_COLUMNS = 64
 LONGEST_VECTOR = 2**14  # numbers
@@ -26,7 +28,7 @@ def bounded_table(stream: IO[bytes]) -> pa.Table:
     """Return the table in an open Parquet file; ValueError if it is larger than its file can be,
     and what pyarrow raises."""
     with parquet.ParquetFile(stream) as source:
-        check_shape(source, stream.seek(0, 2))
+        check_all(source, stream)
         schema, metadata = source.schema_arrow, source.metadata
         texts = [field.name for field in schema if field.type == pa.string()]
 
@@ -39,6 +41,13 @@ def bounded_table(stream: IO[bytes]) -> pa.Table:
                     raise ValueError("its texts are too long")
                 parts.append(part.cast(schema))
     return pa.concat_tables(parts)
+
+
+def check_all(source: parquet.ParquetFile, stream: IO[bytes]) -> None:
+    """Raise ValueError if an open file says that it has more than fits it, at its end or before any
+    page; and what reading raises."""
+    check_shape(source, stream.seek(0, 2))
+    check_pages(source, stream)
 
 
 def check_shape(source: parquet.ParquetFile, size: int) -> None:

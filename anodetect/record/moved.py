@@ -8,7 +8,7 @@ from pyarrow import parquet
 from anodetect.errors import ConfigError
 from anodetect.files import leads_out, path_of
 from anodetect.record import directories
-from anodetect.record.bounded import check_shape
+from anodetect.record.bounded import check_all
 
 LOOKED_FOR = 20  # rows whose files are looked for
 SEARCHED = 1000  # folders below the one that was named
@@ -51,7 +51,7 @@ def _first_paths(folder: Path) -> list[str]:
             (folder / "scores.parquet").open("rb") as stream,
             parquet.ParquetFile(stream) as file,
         ):
-            check_shape(file, stream.seek(0, 2))
+            check_all(file, stream)
             rows = next(file.iter_batches(LOOKED_FOR, columns=["path"]))
     except (OSError, ValueError, StopIteration, pa.ArrowException):
         return []

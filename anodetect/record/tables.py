@@ -15,7 +15,8 @@ from pyarrow import parquet
 
 from anodetect.errors import RunError, one_line
 from anodetect.files import atomic, refuse_strange
-from anodetect.record.bounded import bounded_table, check_shape
+from anodetect.record.bounded import bounded_table, check_all, check_shape
+from anodetect.record.pages import check_pages
 from anodetect.record.rows import Row, check_columns, schema_of
 
 PART = 4096  # rows that are written at a time, as a row group; a power of two
@@ -143,7 +144,7 @@ class ParquetParts:
         refuse_strange(self.file)
         with readable(self.file), self.file.open("rb") as stream:
             opened = parquet.ParquetFile(stream)
-            check_shape(opened, stream.seek(0, 2))
+            check_all(opened, stream)
             yield _completed(opened.schema_arrow.empty_table(), self.row_type, self.added)
             for batch in opened.iter_batches(PART, use_threads=False):
                 table = pa.Table.from_batches([batch])
@@ -166,6 +167,7 @@ def groups_with(path: str, file: Path, row_type: type[Row]) -> Iterator[tuple[in
                 continue
             if group.num_rows > PART:
                 raise ValueError(f"a row group has {group.num_rows} rows, more than {PART}")
+            check_pages(opened, stream, [number])
             table = opened.read_row_group(number, use_threads=False)
             check_columns(table, row_type)
             if path in table["path"].to_pylist():

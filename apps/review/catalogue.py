@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from anodetect.errors import RunError
 from anodetect.files import refuse_strange
-from anodetect.record.bounded import check_shape
+from anodetect.record.bounded import check_all
 from anodetect.record.rows import ScoreRow, rows_of, schema_of
 
 PART = 2**16  # rows of a column that are read at a time
@@ -43,7 +43,8 @@ class Catalogue:
         refuse_strange(file)
         try:
             self._file = parquet.ParquetFile(_source(file))
-            check_shape(self._file, file.stat().st_size)
+            with file.open("rb") as stream:
+                check_all(self._file, stream)
         except (OSError, ValueError, pa.ArrowException):
             raise RunError(f"{file}: cannot be read; put back a copy, or score again") from None
         self.file = file
