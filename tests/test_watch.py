@@ -168,6 +168,71 @@ def test_what_a_killed_process_did_is_neither_lost_nor_done_twice(
     assert len(records(out)) == 1
 
 
+def left_open(run, files, folder, out):
+    """Let a process be killed when it has told three verdicts; return the journal it leaves."""
+
+    class Killed(BaseException):
+        pass
+
+    heard = []
+
+    def hear(verdict):
+        heard.append(verdict)
+        if len(heard) == 3:
+            raise Killed
+
+    folder.mkdir()
+    for file in files[:4]:
+        shutil.copy(file, folder)
+    with pytest.raises(Killed):
+        watch(run, folder, out, far=FAR, on_verdict=hear)
+    (left,) = records(out)
+    return left / "journal.jsonl"
+
+
+@pytest.mark.parametrize("release", ["0.2.9", None])
+def test_a_record_that_another_release_left_open_is_refused_and_left_as_it_is(
+    pca_run, files, tmp_path, release
+):
+    """Its masks may follow another rule, which the record of this one would not say."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    journal = left_open(pca_run, files, folder, out)
+    first, *lines = journal.read_bytes().splitlines(keepends=True)
+    options = json.loads(first)["options"]
+    del options["release"]
+    options |= {"release": release} if release else {}
+    content = json.dumps({"options": options}).encode() + b"\n" + b"".join(lines)
+    journal.write_bytes(content)
+    with pytest.raises(
+        RunError, match="started with another release; go on with the same, or move"
+    ):
+        watched(pca_run, folder, out, 1)
+    assert journal.read_bytes() == content
+    journal.parent.rename(tmp_path / "away")
+    result, _ = watched(pca_run, folder, out, 1)
+    assert (result.scored, result.failed) == (1, 0)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_rows_that_can_no_longer_be_read_are_scored_again(pca_run, files, tmp_path, place):
+    """The options and all that follows, or the last two rows, are in lines of another kind. One of
+    their files is gone."""
+    folder, out, said = tmp_path / "in", tmp_path / "out", Said()
+    journal = left_open(pca_run, files, folder, out)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    gone = json.loads(lines[-1])["row"]["path"]
+    lines[place] = b'{"file": "of another format"}\n'
+    journal.write_bytes(b"".join(lines))
+    (folder / gone).unlink()
+    lost = 3 if place == 0 else 2
+    result, _ = watched(pca_run, folder, out, lost, reporter=said)
+    assert result.scored == lost  # without the one that is gone, and with the fourth
+    left = sorted(file.name for file in files[:4] if file.name != gone)
+    assert sorted(row.path for row in rows_of(out)) == left
+    text = f"{lost} rows can no longer be read; {lost - 1} of their files are scored again"
+    assert any(text in line for line in said.lines)
+
+
 def test_a_name_that_comes_again_is_another_row(pca_run, files, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()

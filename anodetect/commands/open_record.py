@@ -21,7 +21,8 @@ from anodetect.types import Reporter
 
 class OpenRecord:
     """The score directory `task.out` while it is filled; a context manager that holds its lock. One
-    that a killed process left open goes on. `names` are the paths that files have in it."""
+    that a killed process left open goes on; RunError if that was of other options, or of another
+    release. `names` are the paths that files have in it."""
 
     def __init__(self, run: Run, task: Task, root: Path, command: tuple[str, ...]) -> None:
         self.task, self.root = task, root
@@ -30,7 +31,10 @@ class OpenRecord:
         self.progress = Progress(
             run, task, KnownFiles(runs.read_manifest(run.path)), has_masks=False
         )
-        self.journal = Journal(task.out, options_of(self.scoring), resume=True)
+        # What another release has scored would be called this one's.
+        release = self.scoring.environment["packages"]["anodetect"]
+        options = options_of(self.scoring) | {"release": release}
+        self.journal = Journal(task.out, options, resume=True)
         self.names: set[str] = set()
 
     def __enter__(self) -> "OpenRecord":

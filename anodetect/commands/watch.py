@@ -211,7 +211,11 @@ class Watching:
         self.taken = LineFile(self.out / TAKEN, holds(TAKEN_LINE))
         self.taken.open()
         self.done = self._done_before()
-        self._recover()
+        try:
+            self._recover()
+        except BaseException:
+            self.end()
+            raise
 
     # -- Files -------------------------------------------------------------------------------------
 
@@ -330,9 +334,26 @@ class Watching:
             self.close()
             self.leave()
             record = self._open(folder)
+            self._take_lost_again(record)
             self._send_again(record)
             if record.progress.count:
                 self.reporter.say(f"{folder.name}: going on after {record.progress.count} files")
+
+    def _take_lost_again(self, record: OpenRecord) -> None:
+        """Let files be scored again that were noted as rows of a record that was left open, but are
+        not in its journal any more: it was damaged, or written by a release with other lines."""
+        lost = again = 0
+        for taken in read_taken(self.taken):
+            name, _, path = taken.row.partition("/")
+            if name == record.task.out.name and path not in record.names:
+                lost += 1
+                file = os.fspath(self.folder / path_of(taken.name))
+                again += self.done.pop(file, None) is not None
+        if lost:
+            self.reporter.warn(
+                f"{record.task.out.name}: {lost} rows can no longer be read; {again} of their "
+                "files are scored again, the others are not in the folder as they were"
+            )
 
     def _send_again(self, record: OpenRecord) -> None:
         """Send the alarms of a record that was left open, which may not have been heard."""

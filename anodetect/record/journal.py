@@ -138,9 +138,11 @@ class Journal:
     def _check(self, options: Mapping[str, Any]) -> None:
         """Raise RunError if a scoring was started with other options."""
         if canonical(options) != canonical(self.options):
-            changed = [key for key, value in self.options.items() if options.get(key) != value]
+            every = sorted(self.options.keys() | options.keys())
+            changed = [key for key in every if options.get(key) != self.options.get(key)]
             raise RunError(
-                f"{self.path} was started with another {', '.join(changed)}; resume with the same"
+                f"{self.path} was started with another {', '.join(changed)}; go on with the "
+                "same, or move it away"
             )
 
     def resumed(self, records: Mapping[str, Record] | Listing) -> Iterator[JournalEntry]:
