@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch import nn
 from anodetect.nn.augment import Augment, augmented
 from anodetect.nn.mlp import TIME_CHANNELS, LocationMLP, timestep_embedding
 from anodetect.nn.norm import GroupNorm, use_fast_norms
+from anodetect.nn.softplus import Softplus
 from anodetect.nn.unet import UNet
 
 
@@ -118,3 +120,22 @@ def test_a_unet_has_fast_norms_with_the_weights_of_torchs():
     use_fast_norms(norms)
     assert norms[1][0].eps == 1e-3
     assert all(torch.equal(before[name], value) for name, value in norms.state_dict().items())
+
+
+@pytest.mark.parametrize(("percentile", "bend"), [(None, 3.0), (25, 0.75)])
+def test_a_softplus_of_arrays_is_that_of_tensors_and_is_stored_under_its_name(percentile, bend):
+    values = np.array([[0, 1, 2, 9], [0, 1, 2, 9]], np.float32)
+    learned = Softplus.learn(values, percentile)
+    assert learned == (bend, pytest.approx(values.std()))
+    expected = np.log1p(np.exp((values - bend) / values.std()))
+    assert np.allclose(learned(values), expected, rtol=1e-6)
+    assert np.allclose(learned.of_tensor(torch.from_numpy(values)).numpy(), expected, rtol=1e-5)
+    assert learned(values).dtype == np.float32
+
+    state = learned.state("middle")
+    assert list(state) == ["middle", "spread"]
+    assert Softplus.from_state(state, "middle") == learned
+
+
+def test_equal_values_have_a_softplus():
+    assert Softplus.learn(np.ones(3, np.float32)) == (1.0, 1e-6)

@@ -52,6 +52,7 @@ from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.single_pass import Pass
+from anodetect.nn.softplus import Softplus
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
@@ -183,7 +184,7 @@ class GAN:
         self.device = torch.device("cpu")
         self.net: GANNet
         self.channels, self.grid = 1, 1  # squares with latents along a side
-        self.middle, self.spread = 0.0, 1.0  # mean and deviation of local energies on tune
+        self.positive = Softplus()  # of local energies
         options = {"both": [0, 1], "energy": [0], "residual": [1]}
         self.standardizer = MapStandardizer(config, options)
 
@@ -237,8 +238,7 @@ class GAN:
         )
         self.net = trained.net
 
-        inside = self._maps(tune)[0][:, 0][tune.foreground]
-        self.middle, self.spread = float(inside.mean()), max(float(inside.std()), 1e-6)
+        self.positive = Softplus.learn(self._maps(tune)[0][:, 0][tune.foreground])
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch)[0], tune, context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
 
@@ -305,7 +305,7 @@ class GAN:
     def _positive_maps(self, batch: Batch) -> tuple[Floats, Floats]:
         """Return the maps with the softplus of standardised energies, and reconstructions."""
         maps, restored = self._maps(batch)
-        maps[:, 0] = np.logaddexp(0, (maps[:, 0] - self.middle) / self.spread)
+        maps[:, 0] = self.positive(maps[:, 0])
         return maps, restored
 
     def _maps(self, batch: Batch) -> tuple[Floats, Floats]:
@@ -344,8 +344,8 @@ class GAN:
         def score(x: Tensor) -> tuple[Tensor, Tensor]:
             coarse, restored = self._coarse_maps(x)
             energy, residual = self._enlarged(coarse, x, restored).unbind(1)
-            positive = F.softplus((energy - self.middle) / self.spread)
-            return single_pass.combine(self.standardizer, torch.stack([positive, residual], 1), x)
+            stacked = torch.stack([self.positive.of_tensor(energy), residual], 1)
+            return single_pass.combine(self.standardizer, stacked, x)
 
         return score
 
@@ -382,17 +382,19 @@ class GAN:
     def state(self) -> State:
         """Return the weights, and what was learned on tune."""
         state = module_state(self.net, "net.") | self.standardizer.state()
-        return state | {
-            "middle": np.array([self.middle]),
-            "spread": np.array([self.spread]),
-            "channels": np.array([self.channels]),
-            "grid": np.array([self.grid]),
-        }
+        return (
+            state
+            | self.positive.state("middle")
+            | {
+                "channels": np.array([self.channels]),
+                "grid": np.array([self.grid]),
+            }
+        )
 
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was."""
         self.device = pick_device(device)
-        self.middle, self.spread = float(state["middle"][0]), float(state["spread"][0])
+        self.positive = Softplus.from_state(state, "middle")
         self.channels, self.grid = int(state["channels"][0]), int(state["grid"][0])
         self.net = self._build()
         self.net.load_state_dict(tensors_under(state, "net."))

@@ -77,6 +77,7 @@ from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.single_pass import Pass
+from anodetect.nn.softplus import Softplus
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import (
     Losses,
@@ -195,7 +196,7 @@ class JEM:
         self.schedule: Tensor
         self.labels: str = config.labels
         self.found: clusters.Clusters | None = None  # among the fit images
-        self.middle, self.spread = 0.0, 1.0  # mean and deviation of the free energy on tune
+        self.positive = Softplus()  # of free energies
         self.standardizer = MapStandardizer(config, {"free energy": [0]})
 
     # -- Training ----------------------------------------------------------------------------------
@@ -441,24 +442,20 @@ class JEM:
         def score(x: Tensor) -> tuple[Tensor, Tensor]:
             energy = -self.net(x).logsumexp(1)
             enlarged = F.interpolate(energy[:, None], tuple(shape[1:]), mode="bilinear")
-            positive = F.softplus((enlarged - self.middle) / self.spread)
-            return single_pass.combine(self.standardizer, positive, x)
+            return single_pass.combine(self.standardizer, self.positive.of_tensor(enlarged), x)
 
         return score
 
     def _standardize(self, tune: Batch, context: TrainContext) -> None:
         """Learn what maps are on tune normals."""
         if self.config.score == "free-energy":
-            inside = self._maps(tune)[:, 0][tune.foreground]
-            self.middle, self.spread = float(inside.mean()), max(float(inside.std()), 1e-6)
+            self.positive = Softplus.learn(self._maps(tune)[:, 0][tune.foreground])
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch), tune, context)
 
     def _positive_maps(self, batch: Batch) -> Floats:
         """Return the maps of `score`, [N, 1, H, W], free energies as their softplus."""
         maps = self._maps(batch)
-        if self.config.score == "free-energy":
-            maps = np.logaddexp(0, (maps - self.middle) / self.spread).astype(np.float32)
-        return maps
+        return self.positive(maps) if self.config.score == "free-energy" else maps
 
     def _maps(self, batch: Batch) -> Floats:
         """Return the quantity `score` at every pixel, [N, 1, H, W]."""
@@ -484,11 +481,8 @@ class JEM:
     def state(self) -> State:
         """Return the weights, the labels, and what was learned on tune."""
         state = module_state(self.net, "net.") | self.standardizer.state()
-        return state | {
-            "middle": np.array([self.middle]),
-            "spread": np.array([self.spread]),
-            "labels": np.array([LABELS.index(self.labels)]),
-        }
+        own = {"labels": np.array([LABELS.index(self.labels)])}
+        return state | self.positive.state("middle") | own
 
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was; the weights tell channels and classes."""
@@ -499,5 +493,5 @@ class JEM:
         self.net.load_state_dict(weights)
         self.net.eval().requires_grad_(False)
         self.labels = LABELS[int(state["labels"][0])]
-        self.middle, self.spread = float(state["middle"][0]), float(state["spread"][0])
+        self.positive = Softplus.from_state(state, "middle")
         self.standardizer.load_state(state)

@@ -32,7 +32,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -49,6 +48,7 @@ from anodetect.generative.noise import generator
 from anodetect.generative.samples import chain_generators
 from anodetect.generative.sampling import log_mean
 from anodetect.generative.whitening import (
+    LOW,
     ON_FEATURES,
     Whitening,
     WindowsConfig,
@@ -61,13 +61,13 @@ from anodetect.generative.whitening import (
 from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
-    Softplus,
     seconds_to_score,
 )
 from anodetect.nn import single_pass
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
+from anodetect.nn.softplus import Softplus
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
@@ -153,7 +153,7 @@ class NCE:
             useful_untrained=True,
         )
         self.net = trained.net
-        self.positive = Softplus.learn(-self.log_density(tune)[tune.foreground])
+        self.positive = Softplus.learn(-self.log_density(tune)[tune.foreground], LOW)
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch), tune, context)
         self._log_likelihood(tune, context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
@@ -208,7 +208,7 @@ class NCE:
 
         def score(x: Tensor) -> tuple[Tensor, Tensor]:
             maps = -maps_of_windows(self._log_density_of, x, config.window, config.stride)
-            positive = F.softplus((maps[:, None] - self.positive.low) / self.positive.spread)
+            positive = self.positive.of_tensor(maps[:, None])
             return single_pass.combine(self.standardizer, positive, x)
 
         return score
@@ -266,12 +266,12 @@ class NCE:
     def state(self) -> State:
         """Return the weights, the whitening, and what was learned on tune."""
         networks = module_state(self.net, "net.") | module_state(self.whitening, "whitening.")
-        return networks | self.standardizer.state() | self.positive.state()
+        return networks | self.standardizer.state() | self.positive.state("low")
 
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was."""
         self.device = pick_device(device)
-        self.positive = Softplus.from_state(state)
+        self.positive = Softplus.from_state(state, "low")
         whitening = tensors_under(state, "whitening.")
         self.whitening = Whitening(len(whitening["mean"])).to(self.device)
         self.whitening.load_state_dict(whitening)

@@ -44,6 +44,7 @@ from anodetect.generative.chains import ChainFacts, EnergyFacts, instability
 from anodetect.generative.noise import generator
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.generative.whitening import (
+    LOW,
     ON_FEATURES,
     Whitening,
     WindowsConfig,
@@ -57,13 +58,13 @@ from anodetect.generative.whitening import (
 from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
-    Softplus,
     seconds_to_score,
 )
 from anodetect.nn import single_pass
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
+from anodetect.nn.softplus import Softplus
 from anodetect.nn.state import module_state, tensors_under
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
@@ -290,14 +291,14 @@ class RBM:
 
         def score(x: Tensor) -> tuple[Tensor, Tensor]:
             maps = maps_of_windows(self._free_energy, x, config.window, config.stride)
-            positive = F.softplus((maps[:, None] - self.positive.low) / self.positive.spread)
+            positive = self.positive.of_tensor(maps[:, None])
             return single_pass.combine(self.standardizer, positive, x)
 
         return score
 
     def _standardize(self, tune: Batch, context: TrainContext) -> None:
         """Learn what maps are on tune normals."""
-        self.positive = Softplus.learn(self._free_energies(tune)[:, 0][tune.foreground])
+        self.positive = Softplus.learn(self._free_energies(tune)[:, 0][tune.foreground], LOW)
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch), tune, context)
 
     def _positive_maps(self, batch: Batch) -> Floats:
@@ -373,7 +374,7 @@ class RBM:
     def state(self) -> State:
         """Return the weights, the whitening, and what was learned on tune."""
         networks = module_state(self.net, "net.") | module_state(self.whitening, "whitening.")
-        own = {"shape": np.array(self.shape)} | self.positive.state()
+        own = {"shape": np.array(self.shape)} | self.positive.state("low")
         return networks | self.standardizer.state() | own
 
     def load_state(self, state: State, *, device: str) -> None:
@@ -381,7 +382,7 @@ class RBM:
         self.device = pick_device(device)
         channels, height, width = state["shape"].tolist()
         self.shape = channels, height, width
-        self.positive = Softplus.from_state(state)
+        self.positive = Softplus.from_state(state, "low")
 
         whitening = tensors_under(state, "whitening.")
         self.whitening = Whitening(len(whitening["mean"])).to(self.device)

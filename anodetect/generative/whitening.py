@@ -21,6 +21,7 @@ from anodetect.imaging.standardise import StandardizerConfig
 from anodetect.types import Batch, Bools
 
 LEARNED_FROM = 60_000  # windows, about, that stand for all
+LOW = 5  # percentile of energies on tune, from which on a place stands out
 # The defaults where a window is one place of features.
 ON_FEATURES = {
     "window": 1,

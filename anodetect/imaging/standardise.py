@@ -22,7 +22,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,6 @@ RELATIVE = 0.5  # the exponent of the map's median, if the score is relative
 FLOOR = 0.1
 SECONDS_A_PATTERN = 0.001  # about, to choose it: a short budget has fewer
 FEWEST_PATTERNS = 500
-QUIET = 5  # percentile of values on tune, from which on a place stands out
 
 Maps = Callable[[Batch, Seeds], Floats]  # non-negative maps of several kinds, [N, M, H, W]
 Switch = Literal["auto", "on", "off"]
@@ -94,32 +93,6 @@ class StandardizerConfig(Config):
     pooling: Pooling = Field(
         default=Pooling(smooth=2.0), description="How a map becomes an image score."
     )
-
-
-class Softplus(NamedTuple):
-    """Makes maps of values of any sign: x → softplus((x − low) / spread)."""
-
-    low: float = 0.0
-    spread: float = 1.0
-
-    @classmethod
-    def learn(cls, values: Floats) -> "Softplus":
-        """Return the one that bends at a low percentile of values, in units of their deviation."""
-        return cls(float(np.percentile(values, QUIET)), max(float(values.std()), 1e-6))
-
-    def __call__(self, values: Floats) -> Floats:
-        """Return positive maps of values of any shape."""
-        maps: Floats = np.logaddexp(0, (values - self.low) / self.spread).astype(np.float32)
-        return maps
-
-    def state(self) -> State:
-        """Return both numbers as named arrays."""
-        return {"low": np.array([self.low]), "spread": np.array([self.spread])}
-
-    @classmethod
-    def from_state(cls, state: State) -> "Softplus":
-        """Return the one whose state this was."""
-        return cls(float(state["low"][0]), float(state["spread"][0]))
 
 
 @dataclass(frozen=True)
