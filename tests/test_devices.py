@@ -13,6 +13,7 @@ from torch import nn
 from anodetect.engines import local
 from anodetect.engines.worker import Task
 from anodetect.errors import RunError
+from anodetect.generative.whitening import WindowsConfig, energy_maps
 from anodetect.imaging import inference, transfer
 from anodetect.imaging.transfer import DirectCopies, OnItsWay, StreamCopies, on_device
 from anodetect.model import devices
@@ -21,7 +22,7 @@ from anodetect.nn.batching import images_together, in_micro_batches, small_batch
 from anodetect.nn.device_batches import in_device_batches, rows_that_fit
 from anodetect.nn.training import Training, optimize
 from anodetect.nn.unet import UNet
-from anodetect.types import TrainContext
+from anodetect.types import Batch, TrainContext
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 HALF = 2e-2  # the tolerance that the contract of detectors has for 16 bits
@@ -214,6 +215,22 @@ def test_a_gpu_takes_batches_by_its_memory_after_one_trial(gpu):
     with small_batches():
         in_device_batches(large.doubled, x[:1], size=16, device=GPU)
     assert large.sizes[1:] == [1]
+
+
+class Adding:
+    def energy(self, x):
+        return x.sum(1)
+
+
+def test_the_maps_of_a_detectors_energy_take_one_trial(gpu):
+    adding, config = Adding(), WindowsConfig(window=1, stride=1)
+    batch = Batch(images(3), np.ones((3, *images(1).shape[2:]), bool))
+    for _ in range(2):
+        found = energy_maps(adding.energy, batch, config, GPU)
+        assert np.array_equal(found, batch.images.sum(1, keepdims=True))
+    assert len(gpu.trials) == 1
+    energy_maps(Adding().energy, batch, config, GPU)
+    assert len(gpu.trials) == 2
 
 
 def test_a_processor_takes_the_batches_it_always_took():

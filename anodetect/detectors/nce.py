@@ -54,17 +54,12 @@ from anodetect.generative.whitening import (
     WindowsConfig,
     check_stride,
     check_window,
-    maps_of_windows,
-    random_windows,
+    energy_maps,
+    energy_pass,
+    noisy_windows,
     windows_to_learn_from,
 )
-from anodetect.imaging.standardise import (
-    MICRO_BATCH,
-    MapStandardizer,
-    seconds_to_score,
-)
-from anodetect.nn import single_pass
-from anodetect.nn.device_batches import in_device_batches
+from anodetect.imaging.standardise import MapStandardizer, seconds_to_score
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
@@ -153,7 +148,7 @@ class NCE:
             useful_untrained=True,
         )
         self.net = trained.net
-        self.positive = Softplus.learn(-self.log_density(tune)[tune.foreground], LOW)
+        self.positive = Softplus.learn(self._energies(tune)[:, 0][tune.foreground], LOW)
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch), tune, context)
         self._log_likelihood(tune, context)
         context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
@@ -182,8 +177,8 @@ class NCE:
     def _loss(self, net: ContrastiveDensity, batch: TrainingBatch, fit: Batch) -> Losses:
         config, rngs = self.config, batch.generators
         foreground = fit.foreground[batch.rows]
-        x = random_windows(batch.images, foreground, config.window, config.places, rngs)
-        data = self.whitening.noisy(x, rngs)[..., -self.learned :]
+        v = noisy_windows(self.whitening, batch.images, foreground, config, rngs)
+        data = v[..., -self.learned :]
         z = standard_normal(data.repeat(1, config.noise_draws, 1), rngs).flatten(0, 1)
         data = data.flatten(0, 1)
 
@@ -204,35 +199,24 @@ class NCE:
 
     def one_pass(self, shape: Sequence[int]) -> Pass:
         """Return the pass for images of this shape."""
-        config = self.config
-
-        def score(x: Tensor) -> tuple[Tensor, Tensor]:
-            maps = -maps_of_windows(self._log_density_of, x, config.window, config.stride)
-            positive = self.positive.of_tensor(maps[:, None])
-            return single_pass.combine(self.standardizer, positive, x)
-
-        return score
+        return energy_pass(self._energy, self.config, self.positive, self.standardizer)
 
     def log_density(self, batch: Batch) -> Floats:
         """Return the log-density of what is around each pixel, in nats, [N, H, W]."""
-        (maps,) = in_device_batches(
-            self._log_densities_of, batch.images, size=MICRO_BATCH, device=self.device
-        )
-        return maps
+        return -self._energies(batch)[:, 0]
 
     def _positive_maps(self, batch: Batch) -> Floats:
         """Return the softplus of standardised −log p, [N, 1, H, W]."""
-        return self.positive(-self.log_density(batch))[:, None]
+        return self.positive(self._energies(batch))
 
-    @torch.no_grad()
-    def _log_densities_of(self, x: Tensor) -> tuple[Tensor]:
-        config = self.config
-        return (maps_of_windows(self._log_density_of, x, config.window, config.stride),)
+    def _energies(self, batch: Batch) -> Floats:
+        """Return −log p of what is around each pixel, [N, 1, H, W]."""
+        return energy_maps(self._energy, batch, self.config, self.device)
 
-    def _log_density_of(self, x: Tensor) -> Tensor:
-        """Return log p of windows x [L, D], [L]."""
+    def _energy(self, x: Tensor) -> Tensor:
+        """Return −log p of windows x [L, D], [L]."""
         log_volume = -self.whitening.scale.log().sum()  # log |∂v/∂x|
-        return self._whitened_log_density(self.whitening(x)) + log_volume
+        return -(self._whitened_log_density(self.whitening(x)) + log_volume)
 
     def _whitened_log_density(self, v: Tensor) -> Tensor:
         """Return log p of whitened places v [M, D], [M]."""
@@ -246,8 +230,7 @@ class NCE:
         a Gaussian; and log Z as it was learned and by importance sampling."""
         config, rngs = self.config, chain_generators(context.seed, len(tune))
         images = to_tensor(tune.images, self.device)
-        x = random_windows(images, tune.foreground, config.window, config.places, rngs)
-        v = self.whitening.noisy(x, rngs).flatten(0, 1)
+        v = noisy_windows(self.whitening, images, tune.foreground, config, rngs).flatten(0, 1)
 
         z = torch.randn(LOG_Z_DRAWS, self.learned, generator=generator(context.seed))
         ratios = self.net.log_ratio(self.net.flow.inverse(z.to(self.device)))
@@ -265,16 +248,14 @@ class NCE:
 
     def state(self) -> State:
         """Return the weights, the whitening, and what was learned on tune."""
-        networks = module_state(self.net, "net.") | module_state(self.whitening, "whitening.")
+        networks = module_state(self.net, "net.") | self.whitening.state()
         return networks | self.standardizer.state() | self.positive.state("low")
 
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was."""
         self.device = pick_device(device)
         self.positive = Softplus.from_state(state, "low")
-        whitening = tensors_under(state, "whitening.")
-        self.whitening = Whitening(len(whitening["mean"])).to(self.device)
-        self.whitening.load_state_dict(whitening)
+        self.whitening = Whitening.from_state(state, self.device)
         self.net = self._build()
         self.net.load_state_dict(tensors_under(state, "net."))
         self.net.eval().requires_grad_(False)

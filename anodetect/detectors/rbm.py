@@ -27,7 +27,6 @@ around a place also on constant images, whose places are among the likeliest. Co
 train, 52 ms an image on features.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -41,6 +40,7 @@ from torch import Tensor, nn
 from anodetect.errors import ConfigError
 from anodetect.generative.boltzmann import Boltzmann, Restricted, draw_binary, log_partition
 from anodetect.generative.chains import ChainFacts, EnergyFacts, instability
+from anodetect.generative.flows import log_normal
 from anodetect.generative.noise import generator
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.generative.whitening import (
@@ -51,17 +51,12 @@ from anodetect.generative.whitening import (
     all_windows,
     check_stride,
     check_window,
-    maps_of_windows,
-    random_windows,
+    energy_maps,
+    energy_pass,
+    noisy_windows,
     windows_to_learn_from,
 )
-from anodetect.imaging.standardise import (
-    MICRO_BATCH,
-    MapStandardizer,
-    seconds_to_score,
-)
-from anodetect.nn import single_pass
-from anodetect.nn.device_batches import in_device_batches
+from anodetect.imaging.standardise import MapStandardizer, seconds_to_score
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
@@ -216,8 +211,7 @@ class RBM:
     def _loss(self, net: Learner, batch: TrainingBatch, fit: Batch) -> Losses:
         config, machine = self.config, net.machine
         foreground, rngs = fit.foreground[batch.rows], batch.generators
-        x = random_windows(batch.images, foreground, config.window, config.places, rngs)
-        v = self.whitening.noisy(x, rngs)
+        v = noisy_windows(self.whitening, batch.images, foreground, config, rngs)
 
         number = self._learning(batch.progress)
         if number < config.layers:
@@ -288,13 +282,7 @@ class RBM:
         config = self.config
         if config.layers > 1:
             raise ConfigError("detector.layers: the posterior of several layers is many passes")
-
-        def score(x: Tensor) -> tuple[Tensor, Tensor]:
-            maps = maps_of_windows(self._free_energy, x, config.window, config.stride)
-            positive = self.positive.of_tensor(maps[:, None])
-            return single_pass.combine(self.standardizer, positive, x)
-
-        return score
+        return energy_pass(self._free_energy, config, self.positive, self.standardizer)
 
     def _standardize(self, tune: Batch, context: TrainContext) -> None:
         """Learn what maps are on tune normals."""
@@ -307,16 +295,7 @@ class RBM:
 
     def _free_energies(self, batch: Batch) -> Floats:
         """Return the free energy around every pixel, [N, 1, H, W]."""
-        (maps,) = in_device_batches(
-            self._maps_of, batch.images, size=MICRO_BATCH, device=self.device
-        )
-        return maps
-
-    @torch.no_grad()
-    def _maps_of(self, x: Tensor) -> tuple[Tensor]:
-        config = self.config
-        maps = maps_of_windows(self._free_energy, x, config.window, config.stride)
-        return (maps[:, None],)
+        return energy_maps(self._free_energy, batch, self.config, self.device)
 
     def _free_energy(self, x: Tensor) -> Tensor:
         """Return the free energy of windows [L, D], [L]."""
@@ -330,16 +309,14 @@ class RBM:
             return
         config, rngs = self.config, chain_generators(context.seed, len(tune))
         images = to_tensor(tune.images, self.device)
-        x = random_windows(images, tune.foreground, config.window, config.places, rngs)
-        v = self.whitening.noisy(x, rngs)
+        v = noisy_windows(self.whitening, images, tune.foreground, config, rngs)
 
         found = log_partition(self.net.machines()[0], generator(context.seed), **ANNEALED)
         energy = self.net.free_energy(v, config.mean_field).mean()
-        gaussian = -(v.square() + math.log(2 * math.pi)).sum(-1).mean() / 2
         entry = {
             "log_likelihood": -float(energy) - found.value,
             "log_likelihood_error": found.error,
-            "log_likelihood_of_a_gaussian": float(gaussian),
+            "log_likelihood_of_a_gaussian": float(log_normal(v.flatten(0, 1)).mean()),
         }
         context.log(entry)
 
@@ -373,7 +350,7 @@ class RBM:
 
     def state(self) -> State:
         """Return the weights, the whitening, and what was learned on tune."""
-        networks = module_state(self.net, "net.") | module_state(self.whitening, "whitening.")
+        networks = module_state(self.net, "net.") | self.whitening.state()
         own = {"shape": np.array(self.shape)} | self.positive.state("low")
         return networks | self.standardizer.state() | own
 
@@ -384,10 +361,8 @@ class RBM:
         self.shape = channels, height, width
         self.positive = Softplus.from_state(state, "low")
 
-        whitening = tensors_under(state, "whitening.")
-        self.whitening = Whitening(len(whitening["mean"])).to(self.device)
-        self.whitening.load_state_dict(whitening)
-        self.net = self._build(len(whitening["mean"]))
+        self.whitening = Whitening.from_state(state, self.device)
+        self.net = self._build(len(self.whitening.mean))
         self.net.load_state_dict(tensors_under(state, "net."))
         self.net.eval().requires_grad_(False)
         self.standardizer.load_state(state)

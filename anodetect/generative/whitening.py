@@ -17,9 +17,15 @@ from torch import Tensor, nn
 from anodetect.errors import ConfigError, DataError
 from anodetect.generative.langevin import Random, standard_normal
 from anodetect.generative.samples import chain_generators
-from anodetect.imaging.standardise import StandardizerConfig
-from anodetect.types import Batch, Bools
+from anodetect.imaging.standardise import MICRO_BATCH, MapStandardizer, StandardizerConfig
+from anodetect.nn import single_pass
+from anodetect.nn.device_batches import in_device_batches
+from anodetect.nn.single_pass import Pass
+from anodetect.nn.softplus import Softplus
+from anodetect.nn.state import module_state, tensors_under
+from anodetect.types import Batch, Bools, Floats, State
 
+PREFIX = "whitening."  # of the names of its numbers in a stored model
 LEARNED_FROM = 60_000  # windows, about, that stand for all
 LOW = 5  # percentile of energies on tune, from which on a place stands out
 # The defaults where a window is one place of features.
@@ -94,6 +100,18 @@ class Whitening(nn.Module):
         v: Tensor = self(x)
         return v + self.noise * standard_normal(v, rng)
 
+    def state(self) -> State:
+        """Return its numbers as named arrays."""
+        return module_state(self, PREFIX)
+
+    @classmethod
+    def from_state(cls, state: State, device: torch.device) -> "Whitening":
+        """Return the one whose state this was, on a device."""
+        own = tensors_under(state, PREFIX)
+        whitening = cls(len(own["mean"])).to(device)
+        whitening.load_state_dict(own)
+        return whitening
+
 
 def check_window(side: int, shape: Sequence[int]) -> None:
     """Raise ConfigError if images [C, H, W] of this shape are smaller than a window."""
@@ -155,6 +173,19 @@ def random_windows(
     return torch.stack(found)
 
 
+def noisy_windows(
+    whitening: Whitening,
+    images: Tensor,
+    foreground: Bools,
+    config: WindowsConfig,
+    rngs: Sequence[torch.Generator],
+) -> Tensor:
+    """Return random windows of images [N, C, H, W], whitened and with white noise, [N, places,
+    D]."""
+    x = random_windows(images, foreground, config.window, config.places, rngs)
+    return whitening.noisy(x, rngs)
+
+
 def all_windows(images: Tensor, side: int, stride: int) -> tuple[Tensor, int]:
     """Return the windows of images [N, C, H, W] every `stride` pixels, [N, L, C·side²], and how
     many there are in a row.
@@ -191,3 +222,36 @@ def maps_of_windows(
         x, columns = all_windows(image[None], side, stride)
         maps.append(as_map(function(x[0])[None], columns, side, stride, image.shape[1:]))
     return torch.cat(maps)
+
+
+# -- An energy of windows --------------------------------------------------------------------------
+
+
+def energy_maps(
+    energy: Callable[[Tensor], Tensor], batch: Batch, config: WindowsConfig, device: torch.device
+) -> Floats:
+    """Return the energy around every pixel of images, [N, 1, H, W], where `energy` has that of
+    windows [L, D], [L], and is a detector's method."""
+
+    @torch.no_grad()
+    def maps_of(x: Tensor) -> tuple[Tensor]:
+        return (maps_of_windows(energy, x, config.window, config.stride)[:, None],)
+
+    owner = getattr(energy, "__self__", energy)
+    (maps,) = in_device_batches(maps_of, batch.images, size=MICRO_BATCH, device=device, owner=owner)
+    return maps
+
+
+def energy_pass(
+    energy: Callable[[Tensor], Tensor],
+    config: WindowsConfig,
+    positive: Softplus,
+    standardizer: MapStandardizer,
+) -> Pass:
+    """Return the pass of a detector with one map, the softplus of the energy of windows."""
+
+    def score(x: Tensor) -> tuple[Tensor, Tensor]:
+        maps = maps_of_windows(energy, x, config.window, config.stride)
+        return single_pass.combine(standardizer, positive.of_tensor(maps[:, None]), x)
+
+    return score

@@ -23,17 +23,23 @@ SHARE = 0.5  # of the memory that batches may fill; parts of it cannot be used, 
 
 
 def in_device_batches(
-    function: Function, *arrays: Array, size: int, device: torch.device
+    function: Function,
+    *arrays: Array,
+    size: int,
+    device: torch.device,
+    owner: object | None = None,
 ) -> tuple[Floats, ...]:
     """Apply `function` on a device as `in_micro_batches` does, to `size` rows of all arrays at a
     time; on a GPU to up to LARGER times as many, as far as its memory holds them.
 
     While a batch is computed, the next one is copied to a GPU and the last one's results come back.
-    Raise RunError if its memory is full.
+    How many rows a memory holds is tried once for each `owner`, which is what `function` is a
+    method of unless it is named. Raise RunError if its memory is full.
     """
     try:
         if device.type == "cuda":
-            size = _rows_on_gpu(function, arrays, LARGER * size, device)
+            owner = getattr(function, "__self__", function) if owner is None else owner
+            size = _rows_on_gpu(owner, function, arrays, LARGER * size, device)
         return apply(function, arrays, size, copies_of(device))
     except torch.OutOfMemoryError:
         raise RunError(
@@ -78,10 +84,11 @@ _known: WeakKeyDictionary[object, dict[tuple[int, ...], int]] = WeakKeyDictionar
 
 
 def _rows_on_gpu(
-    function: Function, arrays: tuple[Array, ...], most: int, device: torch.device
+    owner: object, function: Function, arrays: tuple[Array, ...], most: int, device: torch.device
 ) -> int:
-    """Return how many rows a GPU computes together, after a trial with one, which is made once."""
-    known = _known.setdefault(getattr(function, "__self__", function), {})
+    """Return how many rows a GPU computes together, after a trial with one, which is made once for
+    an owner."""
+    known = _known.setdefault(owner, {})
     shape = arrays[0].shape[1:]
     if shape not in known:
         one = bytes_of_one(function, arrays, device)
