@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from anodetect.config import Pooling, build
+from anodetect.imaging import standardise
 from anodetect.imaging.choices import Choice, first_of_the_best, planted_auroc, shares_below
 from anodetect.imaging.quiet import levels
 from anodetect.imaging.standardise import (
@@ -157,6 +158,23 @@ def test_only_what_the_budget_affords_is_looked_at():
     part, _, _ = standard.affordable(batch(100), replace(context, budget=10.0), 5.0)
     assert len(part) == FEWEST_TUNE  # in any case
     assert len(standard.affordable(batch(100), CONTEXT, 1.0)[0]) == 100
+
+
+def test_a_plan_times_the_maps_and_leaves_time_for_more_looks(monkeypatch):
+    timed = []
+
+    def seconds_to_score(maps, tune):
+        timed.append(len(tune))
+        return 1.5
+
+    monkeypatch.setattr(standardise, "seconds_to_score", seconds_to_score)
+    standard = MapStandardizer(StandardizerConfig(pooling=Pooling()), {"all": [0]})
+    context = TrainContext(0, "cpu", None, budget=60.0)
+    part, _, seconds = standard.plan(squares, batch(9), batch(100), context, more=2)
+    expected, _, without = standard.affordable(batch(100), context, 1.5)
+    assert timed == [100]
+    assert np.array_equal(part.images, expected.images)
+    assert seconds == pytest.approx(without + 2 * 1.5 * len(part) / MICRO_BATCH)
 
 
 def test_planted_copies_decide_and_without_them_the_simplest_is_taken():

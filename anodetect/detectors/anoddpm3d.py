@@ -133,7 +133,7 @@ class AnoDDPM3D:
         )
         self.denoiser = trained.net
         self._standardize(tune)
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+        context.log(trained.facts())
 
     def _build(self) -> Denoiser:
         config, channels = self.config, self.channels

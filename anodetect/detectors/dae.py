@@ -103,7 +103,7 @@ class DAE:
             reserve=RESERVE * (context.budget or 0.0),
         )
         self.net = trained.net
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+        context.log(trained.facts())
 
     def _build(self, channels: int) -> nn.Module:
         config = self.config

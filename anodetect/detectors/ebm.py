@@ -186,7 +186,7 @@ class EBM:
         )
         self.net = trained.net
         self.standardizer.learn(lambda batch, seeds: self._maps(batch, seeds)[0], tune, context)
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+        context.log(trained.facts())
 
     def _seconds_of(self, batch: Batch) -> float:
         """Return how long a micro-batch takes to score, from one level and one iteration."""

@@ -43,7 +43,6 @@ from anodetect.imaging.standardise import (
     MapStandardizer,
     StandardizerConfig,
     refuse_patterns,
-    seconds_to_score,
 )
 from anodetect.nn import single_pass
 from anodetect.nn.augment import Augment
@@ -221,11 +220,10 @@ class GAN:
         net = self._build()
         self.net = net.eval().requires_grad_(False)
 
-        # Training leaves time to score tune images.
-        self.standardizer.prepare(fit, context)
-        seconds = seconds_to_score(lambda batch, seeds: self._maps(batch), tune)
-        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
-        reserve += seconds * math.ceil(len(tune) / MICRO_BATCH)  # for the mean of energies
+        # Training leaves time to score tune images, once more than usual for the mean of energies.
+        tune, context, reserve = self.standardizer.plan(
+            lambda batch, seeds: self._maps(batch), fit, tune, context, more=1
+        )
         variance = variance_of(fit.images)
         trained = optimize(
             net.requires_grad_(True),
@@ -240,7 +238,7 @@ class GAN:
 
         self.positive = Softplus.learn(self._maps(tune)[0][:, 0][tune.foreground])
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch)[0], tune, context)
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+        context.log(trained.facts())
 
     def _build(self) -> GANNet:
         net = GANNet(self.config, self.channels)

@@ -69,7 +69,6 @@ from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
     StandardizerConfig,
-    seconds_to_score,
 )
 from anodetect.nn import single_pass
 from anodetect.nn.augment import augmented
@@ -216,9 +215,9 @@ class JEM:
         self.net = self._build(channels, count_classes(self.labels, fit))
 
         # Training leaves time to score tune images.
-        self.standardizer.prepare(fit, context)
-        seconds = seconds_to_score(lambda batch, seeds: self._maps(batch), tune)
-        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
+        tune, context, reserve = self.standardizer.plan(
+            lambda batch, seeds: self._maps(batch), fit, tune, context
+        )
         trained = optimize(
             self.net,
             lambda net, batch: self._loss(net, batch, fit, chains, context.anomalies),
@@ -230,9 +229,7 @@ class JEM:
         )
         self.net = trained.net
         self._standardize(tune, context)
-        context.log(
-            {"step": trained.steps, "stopped_by": trained.stopped_by, "labels": self.labels}
-        )
+        context.log(trained.facts() | {"labels": self.labels})
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ConfigError if images [C, H, W] of this shape do not fit the network, the noise or

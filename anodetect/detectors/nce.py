@@ -59,7 +59,7 @@ from anodetect.generative.whitening import (
     noisy_windows,
     windows_to_learn_from,
 )
-from anodetect.imaging.standardise import MapStandardizer, seconds_to_score
+from anodetect.imaging.standardise import MapStandardizer
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
@@ -134,9 +134,9 @@ class NCE:
         self.net = self._build()
 
         # Training leaves time to score tune images.
-        self.standardizer.prepare(fit, context)
-        seconds = seconds_to_score(lambda batch, seeds: self._positive_maps(batch), tune)
-        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
+        tune, context, reserve = self.standardizer.plan(
+            lambda batch, seeds: self._positive_maps(batch), fit, tune, context
+        )
         trained = optimize(
             self.net,
             lambda net, batch: self._loss(net, batch, fit),
@@ -151,7 +151,7 @@ class NCE:
         self.positive = Softplus.learn(self._energies(tune)[:, 0][tune.foreground], LOW)
         self.standardizer.learn(lambda batch, seeds: self._positive_maps(batch), tune, context)
         self._log_likelihood(tune, context)
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+        context.log(trained.facts())
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ConfigError if images [C, H, W] of this shape are smaller than a window, have a

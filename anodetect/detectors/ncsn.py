@@ -175,8 +175,7 @@ class NCSN:
         self._learn_sizes(known, tune, context)
         self.standardizer.learn(lambda batch, seeds: self._departures(batch), tune, context)
         self._choose_image_score(tune, context)
-        entry = {"step": trained.steps, "stopped_by": trained.stopped_by, "image": self.image}
-        context.log(entry)
+        context.log(trained.facts() | {"image": self.image})
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ConfigError if images [C, H, W] of this shape do not fit the network, the objective

@@ -56,7 +56,7 @@ from anodetect.generative.whitening import (
     noisy_windows,
     windows_to_learn_from,
 )
-from anodetect.imaging.standardise import MapStandardizer, seconds_to_score
+from anodetect.imaging.standardise import MapStandardizer
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
@@ -179,9 +179,9 @@ class RBM:
         learner = Learner(self.net, config.training.batch, config.places, rng)
 
         # Training leaves time to score tune images.
-        self.standardizer.prepare(fit, context)
-        seconds = seconds_to_score(lambda batch, seeds: self._free_energies(batch), tune)
-        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
+        tune, context, reserve = self.standardizer.plan(
+            lambda batch, seeds: self._free_energies(batch), fit, tune, context
+        )
         trained = optimize(
             learner,
             lambda net, batch: self._loss(net, batch, fit),
@@ -195,7 +195,7 @@ class RBM:
         self.net = trained.net.machine
         self._standardize(tune, context)
         self._log_likelihood(tune, context)
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+        context.log(trained.facts())
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ConfigError if images [C, H, W] of this shape are smaller than a window, or do not

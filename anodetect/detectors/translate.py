@@ -45,7 +45,6 @@ from anodetect.imaging.standardise import (
     MICRO_BATCH,
     MapStandardizer,
     StandardizerConfig,
-    seconds_to_score,
 )
 from anodetect.nn.augment import Augment
 from anodetect.nn.device_batches import in_device_batches
@@ -162,8 +161,7 @@ class Translate:
         # Training leaves time to score tune images, and copies with defects in the target.
         planted = context.planted
         context = replace(context, planted=lambda: self._with_clean_source(planted(), tune))
-        seconds = seconds_to_score(self._residuals, tune)
-        known, context, reserve = self.standardizer.affordable(tune, context, seconds)
+        known, context, reserve = self.standardizer.plan(self._residuals, fit, tune, context)
         trained = optimize(
             net.requires_grad_(True),
             self._loss,
@@ -177,7 +175,7 @@ class Translate:
         self.standardizer.learn(
             lambda batch, seeds: self._residuals(batch, seeds)[0], known, context
         )
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by})
+        context.log(trained.facts())
 
     def _build(self) -> Translator:
         config = self.config

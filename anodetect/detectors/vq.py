@@ -43,7 +43,6 @@ from anodetect.imaging.standardise import (
     StandardizerConfig,
     in_parts,
     refuse_patterns,
-    seconds_to_score,
 )
 from anodetect.nn.augment import Augment
 from anodetect.nn.batching import in_micro_batches, variance_of
@@ -211,10 +210,7 @@ class VQ:
         self.net = net.eval().requires_grad_(False)
 
         # Training leaves time to score tune images, once more than usual for the limit of surprise.
-        self.standardizer.prepare(fit, context)
-        seconds = seconds_to_score(self._maps, tune)
-        tune, context, reserve = self.standardizer.affordable(tune, context, seconds)
-        reserve += seconds * math.ceil(len(tune) / MICRO_BATCH)
+        tune, context, reserve = self.standardizer.plan(self._maps, fit, tune, context, more=1)
         variance = variance_of(fit.images)
         trained = optimize(
             net.requires_grad_(True),
@@ -233,7 +229,7 @@ class VQ:
         self.limit = float(np.percentile(np.concatenate(surprises), self.config.resampled))
         self.standardizer.learn(lambda batch, seeds: self._maps(batch, seeds)[0], tune, context)
         used = trained.net.autoencoder.codebook.used()
-        context.log({"step": trained.steps, "stopped_by": trained.stopped_by, "codes_used": used})
+        context.log(trained.facts() | {"codes_used": used})
 
     def _build(self) -> VQNet:
         net = VQNet(self.config, self.channels)

@@ -19,6 +19,7 @@ and tune and then frozen.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -164,6 +165,22 @@ class MapStandardizer:
             count = min(count, max(FEWEST_PATTERNS, affordable))
         vectors = choose_patterns(fit, count, context.seed)
         self.patterns = Patterns(vectors, np.ones((1, len(vectors)), np.float32))
+
+    def plan(
+        self,
+        maps: Callable[[Batch, Seeds], object],
+        fit: Batch,
+        tune: Batch,
+        context: TrainContext,
+        *,
+        more: int = 0,
+    ) -> tuple[Batch, TrainContext, float]:
+        """Prepare for fit images, and return what `affordable` does for maps that are timed here,
+        with the seconds for `more` looks at the tune images."""
+        self.prepare(fit, context)
+        seconds = seconds_to_score(maps, tune)
+        tune, context, reserve = self.affordable(tune, context, seconds)
+        return tune, context, reserve + more * seconds * math.ceil(len(tune) / MICRO_BATCH)
 
     def affordable(
         self, tune: Batch, context: TrainContext, seconds: float

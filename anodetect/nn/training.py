@@ -140,6 +140,10 @@ class Trained(Generic[Net]):
     steps: int
     stopped_by: StoppedBy
 
+    def facts(self) -> dict[str, int | str]:
+        """Return what the last line of train.jsonl has of a training."""
+        return {"step": self.steps, "stopped_by": self.stopped_by}
+
 
 def optimize(
     net: Net,
