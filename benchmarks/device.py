@@ -37,6 +37,7 @@ from anodetect.imaging.transfer import copies_of
 from anodetect.model.model import Model
 from anodetect.nn.batching import LARGER
 from anodetect.nn.inference import autocast, pick_device
+from anodetect.nn.state import with_channels_last
 from anodetect.nn.unet import UNet
 from anodetect.output.formats import DEFAULT
 from anodetect.record import runs
@@ -83,7 +84,7 @@ def unet_share(device: torch.device) -> dict[str, Any]:
     """Return the U-Net's FLOP/s as a share of a large matrix product's."""
     config, size = AnoDDPMConfig(), AnoDDPM.defaults["pixels"]["representation"]["size"]
     net = UNet(1, 1, config.widths, stem=config.stem).eval().requires_grad_(False)
-    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = with_channels_last(net, device)
     x = torch.randn(TOGETHER, 1, size, size, device=device)
     t = torch.ones(TOGETHER, dtype=torch.long, device=device)
     side = 4096 if device.type == "cuda" else 2048

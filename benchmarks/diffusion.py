@@ -30,6 +30,7 @@ from anodetect.generative import denoiser
 from anodetect.model.settings import resolve
 from anodetect.nn.inference import autocast
 from anodetect.nn.norm import GroupNorm
+from anodetect.nn.state import with_channels_last
 from anodetect.nn.training import TrainingBatch
 from anodetect.nn.unet import UNet
 from anodetect.types import Batch, TrainContext, image_seeds
@@ -135,7 +136,7 @@ def unet_pass() -> tuple[UNet, torch.Tensor, torch.Tensor]:
     """Return the default U-Net as it scores, and a batch of images with their steps."""
     config = AnoDDPMConfig()
     net = UNet(1, 1, config.widths, stem=config.stem).eval().requires_grad_(False)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = with_channels_last(net, torch.device("cpu"))
     x = torch.randn(IMAGES, 1, SIZE, SIZE).to(memory_format=torch.channels_last)
     return net, x, torch.ones(IMAGES, dtype=torch.long)
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from anodetect.nn.augment import Augment, augmented
+from anodetect.nn.augment import SLIGHT, Augment, augmented
 from anodetect.nn.mlp import TIME_CHANNELS, LocationMLP, timestep_embedding
 from anodetect.nn.norm import GroupNorm, use_fast_norms
 from anodetect.nn.softplus import Softplus
+from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.unet import UNet
 
 
@@ -58,7 +59,7 @@ def test_changes_stay_within_what_was_asked_for():
 
 def test_an_images_change_is_its_own():
     images = torch.randn(3, 1, 16, 16)
-    config = Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
+    config = SLIGHT
     together = augmented(images, generators(4, 5, 6), config)
     alone = augmented(images[1:2], generators(5), config)
     assert torch.allclose(alone[0], together[1])
@@ -139,3 +140,18 @@ def test_a_softplus_of_arrays_is_that_of_tensors_and_is_stored_under_its_name(pe
 
 def test_equal_values_have_a_softplus():
     assert Softplus.learn(np.ones(3, np.float32)) == (1.0, 1e-6)
+
+
+def test_weights_loaded_from_arrays_are_ready_to_score():
+    net, other = (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout()) for _ in range(2))
+    again = load_weights(other.train(), module_state(net, "net."), "net.")
+    assert again is other
+    assert not again.training
+    assert not any(weight.requires_grad for weight in again.parameters())
+    assert torch.equal(again[0].weight, net[0].weight)
+
+
+def test_weights_have_channels_last():
+    net = with_channels_last(nn.Conv2d(3, 4, 3), torch.device("cpu"))
+    assert net.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not net.weight.is_contiguous()

@@ -29,7 +29,7 @@ from anodetect.nn import single_pass
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device
 from anodetect.nn.single_pass import Pass
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state
 from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
@@ -141,9 +141,7 @@ class DAE:
         """Take over the weights; they tell how many channels images have."""
         self.device = pick_device(device)
         channels = state["net.conv_in.conv.weight"].shape[1] // self.config.stem**2
-        net = self._build(channels)
-        net.load_state_dict(tensors_under(state, ""))
-        self.net = net.to(self.device).eval().requires_grad_(False)
+        self.net = load_weights(self._build(channels), state).to(self.device)
 
 
 def reconstruct(net: nn.Module, x: Tensor) -> Tensor:

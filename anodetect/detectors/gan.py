@@ -45,14 +45,14 @@ from anodetect.imaging.standardise import (
     refuse_patterns,
 )
 from anodetect.nn import single_pass
-from anodetect.nn.augment import Augment
+from anodetect.nn.augment import SLIGHT, Augment
 from anodetect.nn.batching import variance_of
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
@@ -113,7 +113,7 @@ class GANConfig(StandardizerConfig):
             learning_rate=5e-4,
             momentum=0.0,
             clip=10.0,
-            augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5),
+            augment=SLIGHT,
             returns=3,
         ),
         description="How the networks are trained.",
@@ -241,8 +241,7 @@ class GAN:
         context.log(trained.facts())
 
     def _build(self) -> GANNet:
-        net = GANNet(self.config, self.channels)
-        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return with_channels_last(GANNet(self.config, self.channels), self.device)
 
     def _loss(self, net: GANNet, batch: TrainingBatch, variance: float) -> Losses:
         if batch.progress < self.config.pretraining:
@@ -394,7 +393,5 @@ class GAN:
         self.device = pick_device(device)
         self.positive = Softplus.from_state(state, "middle")
         self.channels, self.grid = int(state["channels"][0]), int(state["grid"][0])
-        self.net = self._build()
-        self.net.load_state_dict(tensors_under(state, "net."))
-        self.net.eval().requires_grad_(False)
+        self.net = load_weights(self._build(), state, "net.")
         self.standardizer.load_state(state)

@@ -77,7 +77,7 @@ from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.training import (
     Losses,
     StoppedBy,
@@ -265,7 +265,7 @@ class JEM:
     def _build(self, channels: int, classes: int) -> LocalNet:
         config = self.config
         net = LocalNet(channels, classes, config.width, blocks=config.blocks, stem=config.stem)
-        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return with_channels_last(net, self.device)
 
     def _loss(
         self,
@@ -484,11 +484,9 @@ class JEM:
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was; the weights tell channels and classes."""
         self.device = pick_device(device)
-        weights = tensors_under(state, "net.")
-        channels = weights["first.weight"].shape[1] // self.config.stem**2
-        self.net = self._build(channels, len(weights["last.weight"]))
-        self.net.load_state_dict(weights)
-        self.net.eval().requires_grad_(False)
+        channels = state["net.first.weight"].shape[1] // self.config.stem**2
+        net = self._build(channels, len(state["net.last.weight"]))
+        self.net = load_weights(net, state, "net.")
         self.labels = LABELS[int(state["labels"][0])]
         self.positive = Softplus.from_state(state, "middle")
         self.standardizer.load_state(state)

@@ -63,7 +63,7 @@ from anodetect.imaging.standardise import MapStandardizer
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
 
@@ -256,7 +256,5 @@ class NCE:
         self.device = pick_device(device)
         self.positive = Softplus.from_state(state, "low")
         self.whitening = Whitening.from_state(state, self.device)
-        self.net = self._build()
-        self.net.load_state_dict(tensors_under(state, "net."))
-        self.net.eval().requires_grad_(False)
+        self.net = load_weights(self._build(), state, "net.")
         self.standardizer.load_state(state)

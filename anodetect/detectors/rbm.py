@@ -60,7 +60,7 @@ from anodetect.imaging.standardise import MapStandardizer
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
 
@@ -362,9 +362,7 @@ class RBM:
         self.positive = Softplus.from_state(state, "low")
 
         self.whitening = Whitening.from_state(state, self.device)
-        self.net = self._build(len(self.whitening.mean))
-        self.net.load_state_dict(tensors_under(state, "net."))
-        self.net.eval().requires_grad_(False)
+        self.net = load_weights(self._build(len(self.whitening.mean)), state, "net.")
         self.standardizer.load_state(state)
 
     def check_state(self, shape: Sequence[int]) -> None:

@@ -49,7 +49,7 @@ from anodetect.imaging.standardise import (
 from anodetect.nn.augment import Augment
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import pick_device
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import Batch, Floats, PlantedCopies, Scores, Seeds, State, TrainContext
@@ -185,7 +185,7 @@ class Translate:
             return Denoiser(net, "v")
 
         net = Translator(make, paired=config.paired, trained_to=config.trained_to)
-        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return with_channels_last(net, self.device)
 
     def _with_clean_source(
         self, planted: PlantedCopies | None, tune: Batch
@@ -256,8 +256,6 @@ class Translate:
     def load_state(self, state: State, *, device: str) -> None:
         """Become the detector whose state this was."""
         self.device = pick_device(device)
-        net = self._build()
-        net.load_state_dict(tensors_under(state, PREFIX))
-        self.net = net.eval().requires_grad_(False)
+        self.net = load_weights(self._build(), state, PREFIX)
         self.linear = LinearPart(*state["linear"].tolist())
         self.standardizer.load_state(state)

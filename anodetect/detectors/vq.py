@@ -44,12 +44,12 @@ from anodetect.imaging.standardise import (
     in_parts,
     refuse_patterns,
 )
-from anodetect.nn.augment import Augment
+from anodetect.nn.augment import SLIGHT, Augment
 from anodetect.nn.batching import in_micro_batches, variance_of
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.quantised import CodePrior, QuantisedAutoencoder
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.nn.unet import Widths
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
@@ -118,9 +118,7 @@ class VQConfig(StandardizerConfig):
         default=2, description="The steps in which surprising codes are drawn anew."
     )
     training: Training = Field(
-        default=Training(
-            steps=3000, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5), returns=1
-        ),
+        default=Training(steps=3000, augment=SLIGHT, returns=1),
         description="How autoencoder and prior are trained.",
     )
 
@@ -232,8 +230,7 @@ class VQ:
         context.log(trained.facts() | {"codes_used": used})
 
     def _build(self) -> VQNet:
-        net = VQNet(self.config, self.channels)
-        return net.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return with_channels_last(VQNet(self.config, self.channels), self.device)
 
     def _loss(self, net: VQNet, batch: TrainingBatch, variance: float) -> Losses:
         """Return the loss of the autoencoder, and later that of the prior.
@@ -356,7 +353,5 @@ class VQ:
         self.device = pick_device(device)
         self.limit = float(state["limit"][0])
         self.channels, self.grid = int(state["channels"][0]), int(state["grid"][0])
-        self.net = self._build()
-        self.net.load_state_dict(tensors_under(state, "net."))
-        self.net.eval().requires_grad_(False)
+        self.net = load_weights(self._build(), state, "net.")
         self.standardizer.load_state(state)

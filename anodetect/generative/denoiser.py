@@ -17,10 +17,10 @@ from anodetect.errors import ConfigError
 from anodetect.generative import diffusion
 from anodetect.generative.linear import LocationGaussian
 from anodetect.generative.noise import NoiseSource, random_regions
-from anodetect.nn.augment import Augment
+from anodetect.nn.augment import SLIGHT
 from anodetect.nn.inference import autocast
 from anodetect.nn.mlp import LocationMLP
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.training import Training, TrainingBatch
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import Batch, State
@@ -106,9 +106,7 @@ class DenoiserConfig(NetworkConfig, NoiseConfig):
     """The network and the noise that it is trained with."""
 
 
-TRAINING = Training(
-    steps=4000, learning_rate=5e-4, augment=Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
-)
+TRAINING = Training(steps=4000, learning_rate=5e-4, augment=SLIGHT)
 # Features differ from place to place as much as from image to image: a network that sees single
 # locations learns in a minute what a U-Net does not in five.
 NETWORK_ON_FEATURES = {
@@ -242,8 +240,7 @@ def build(
             start = LocationGaussian(channels) if fit is None else LocationGaussian.learn(fit)
             nn.init.zeros_(net.last.weight)
             nn.init.zeros_(net.last.bias)
-    denoiser = Denoiser(net, config.prediction, start, schedule)
-    return denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return with_channels_last(Denoiser(net, config.prediction, start, schedule), device)
 
 
 def state_of(net: Denoiser) -> State:
@@ -253,8 +250,7 @@ def state_of(net: Denoiser) -> State:
 
 def load_into(net: Denoiser, state: State) -> Denoiser:
     """Load what `state_of` returned into a network built alike; return it, ready for scoring."""
-    net.load_state_dict(tensors_under(state, PREFIX))
-    return net.eval().requires_grad_(False)
+    return load_weights(net, state, PREFIX)
 
 
 # -- Training one ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from anodetect.nn import single_pass
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.single_pass import Pass
 from anodetect.nn.softplus import Softplus
-from anodetect.nn.state import module_state, tensors_under
+from anodetect.nn.state import load_weights, module_state
 from anodetect.types import Batch, Bools, Floats, State
 
 PREFIX = "whitening."  # of the names of its numbers in a stored model
@@ -107,10 +107,8 @@ class Whitening(nn.Module):
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> "Whitening":
         """Return the one whose state this was, on a device."""
-        own = tensors_under(state, PREFIX)
-        whitening = cls(len(own["mean"])).to(device)
-        whitening.load_state_dict(own)
-        return whitening
+        whitening = cls(len(state[PREFIX + "mean"])).to(device)
+        return load_weights(whitening, state, PREFIX)
 
 
 def check_window(side: int, shape: Sequence[int]) -> None:

@@ -37,6 +37,10 @@ class Augment(Config):
     )
 
 
+# The changes that pictures of parts are trained with, where no setting says otherwise.
+SLIGHT = Augment(rotation=10, scale=0.1, shift=0.05, flip=0.5)
+
+
 def augmented(images: Tensor, generators: Sequence[torch.Generator], config: Augment) -> Tensor:
     """Return changed copies of images [N, C, H, W], each by draws from its own generator.
 
