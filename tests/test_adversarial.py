@@ -216,8 +216,8 @@ def images(count):
     ("changes", "count", "error", "message"),
     [
         ({}, 15, DataError, "needs 16 images"),
-        ({"stem": 3}, 20, ConfigError, "not a multiple of detector.stem, 3"),
-        ({"critic_stem": 3}, 20, ConfigError, "not a multiple of detector.critic_stem, 3"),
+        ({"stem": 3}, 20, ConfigError, "not a multiple of 3, detector.stem"),
+        ({"critic_stem": 3}, 20, ConfigError, "not a multiple of 3, detector.critic_stem"),
         ({"critic_stem": 4}, 20, ConfigError, "receptive field of 20"),
     ],
 )

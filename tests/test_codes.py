@@ -312,7 +312,7 @@ def test_a_chain_from_an_image_leaves_what_is_normal(detector):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"stem": 3}, ConfigError, "not a multiple of the stem"),
+        ({"stem": 3}, ConfigError, "not a multiple of 3, detector.stem"),
         ({"codes": 4000}, DataError, "2560 places, too few for 4000 codes"),
         ({"pattern": "on"}, ConfigError, "surroundings"),
     ],

@@ -33,10 +33,10 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError
 from anodetect.generative import adversarial, langevin
 from anodetect.generative.adversarial import frozen
-from anodetect.generative.chains import FEWEST, contrastive_divergence
+from anodetect.generative.chains import contrastive_divergence
 from anodetect.generative.samples import chain_generators, samples_of
 from anodetect.imaging.standardise import (
     MICRO_BATCH,
@@ -47,6 +47,7 @@ from anodetect.imaging.standardise import (
 from anodetect.nn import single_pass
 from anodetect.nn.augment import SLIGHT, Augment
 from anodetect.nn.batching import variance_of
+from anodetect.nn.checks import check_fewest, check_multiple
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
@@ -201,19 +202,14 @@ class GAN:
                 f"{field}"
             )
         for name in ("stem", "critic_stem"):
-            stem = getattr(config, name)
-            if size % stem:
-                raise ConfigError(
-                    f"representation.size: {size} is not a multiple of detector.{name}, {stem}"
-                )
+            check_multiple(size, getattr(config, name), f"detector.{name}")
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Train generator and discriminator, then the encoder; learn what maps are on tune."""
         started = time.monotonic()
         _, self.channels, size, _ = fit.images.shape
         self.check(fit.images.shape[1:])
-        if len(fit) < FEWEST:
-            raise DataError(f"gan needs {FEWEST} images to learn from, there are {len(fit)}")
+        check_fewest(fit, "gan")
         self.grid = size // self.config.stem
         self.device = pick_device(context.device)
         torch.manual_seed(context.seed)  # initial weights

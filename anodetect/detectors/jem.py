@@ -72,6 +72,7 @@ from anodetect.imaging.standardise import (
 )
 from anodetect.nn import single_pass
 from anodetect.nn.augment import augmented
+from anodetect.nn.checks import check_multiple
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.local import LocalNet, receptive_field
@@ -244,11 +245,7 @@ class JEM:
             raise ConfigError(
                 f"images of {size} pixels are smaller than the network's receptive field of {field}"
             )
-        multiple = config.stem * PARTS
-        if size % multiple:
-            raise ConfigError(
-                f"representation.size: {size} is not a multiple of {multiple} (stem × {PARTS})"
-            )
+        check_multiple(size, config.stem * PARTS, f"detector.stem × {PARTS}")
 
     def check_kinds(self, count: int) -> None:
         """Raise DataError if kinds are to be classified, and normal images have not several."""

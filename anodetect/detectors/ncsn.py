@@ -34,9 +34,8 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError
 from anodetect.generative import denoiser, diffusion, langevin, scores
-from anodetect.generative.chains import FEWEST
 from anodetect.generative.denoiser import Denoiser, NetworkConfig
 from anodetect.generative.densities import Kind, VectorDensity
 from anodetect.generative.langevin import Score
@@ -51,6 +50,7 @@ from anodetect.imaging.standardise import (
     most_affordable,
     survey,
 )
+from anodetect.nn.checks import check_fewest
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.filters import gaussian_blur
 from anodetect.nn.inference import autocast, pick_device, to_tensor
@@ -145,8 +145,7 @@ class NCSN:
         """Train the network on fit images, then learn what its scores are on fit and tune."""
         started = time.monotonic()
         self.check(fit.images.shape[1:])
-        if len(fit) < FEWEST:
-            raise DataError(f"a score needs {FEWEST} images to learn from, there are {len(fit)}")
+        check_fewest(fit, "a score")
         self.device = pick_device(context.device)
         self.moments = torch.from_numpy(_moments(fit)).to(self.device)
         torch.manual_seed(context.seed)  # initial weights

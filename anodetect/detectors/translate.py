@@ -35,7 +35,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import ConfigError
 from anodetect.generative.denoiser import Denoiser
 from anodetect.generative.langevin import standard_normal
 from anodetect.generative.linear import MAX_IMAGES
@@ -47,6 +47,7 @@ from anodetect.imaging.standardise import (
     StandardizerConfig,
 )
 from anodetect.nn.augment import Augment
+from anodetect.nn.checks import check_fewest
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import pick_device
 from anodetect.nn.state import load_weights, module_state, with_channels_last
@@ -54,7 +55,6 @@ from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import Batch, Floats, PlantedCopies, Scores, Seeds, State, TrainContext
 
-FEWEST = 16  # images to learn from
 PREFIX = "net."  # of the names of weights in a stored model
 
 
@@ -146,10 +146,7 @@ class Translate:
         """Train the networks on fit images, then learn what residuals are on tune images."""
         started = time.monotonic()
         self.check(fit.images.shape[1:])
-        if len(fit) < FEWEST:
-            raise DataError(
-                f"a translation needs {FEWEST} images to learn from, there are {len(fit)}"
-            )
+        check_fewest(fit, "a translation")
         self.device = pick_device(context.device)
         some = fit[:: max(1, len(fit) // MAX_IMAGES)]
         pairs = replace(some, images=some.images[:, [self.config.source, self.config.target]])

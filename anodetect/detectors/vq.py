@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from anodetect.errors import ConfigError, DataError
+from anodetect.errors import DataError
 from anodetect.generative import masked as masking
 from anodetect.generative.masked import Codes
 from anodetect.generative.noise import generators_of
@@ -46,6 +46,7 @@ from anodetect.imaging.standardise import (
 )
 from anodetect.nn.augment import SLIGHT, Augment
 from anodetect.nn.batching import in_micro_batches, variance_of
+from anodetect.nn.checks import check_multiple
 from anodetect.nn.device_batches import in_device_batches
 from anodetect.nn.inference import autocast, pick_device, to_tensor
 from anodetect.nn.quantised import CodePrior, QuantisedAutoencoder
@@ -185,10 +186,8 @@ class VQ:
     def check(self, shape: Sequence[int]) -> None:
         """Raise ConfigError if images [C, H, W] of this shape do not fit the stem, or the settings
         of patterns."""
-        stem, size = self.config.stem, shape[-1]
         self.standardizer.check(shape[0])
-        if size % stem:
-            raise ConfigError(f"representation.size: {size} is not a multiple of the stem, {stem}")
+        check_multiple(shape[-1], self.config.stem, "detector.stem")
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
         """Train the autoencoder, then the prior; learn what their maps are on tune images."""

@@ -21,15 +21,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from anodetect.config import Config
-from anodetect.errors import DataError
 from anodetect.generative import langevin
 from anodetect.generative.langevin import Energy
+from anodetect.nn.checks import check_fewest
 from anodetect.nn.training import TrainingBatch
 from anodetect.types import Floats
 
 BUFFER_BYTES = 2**28  # of a replay buffer, at most
 LEARNED_FROM = 100  # images, or up to twice as many, that range and Gaussian are learned from
-FEWEST = 16  # images to learn from
 MARGIN = 0.1  # of the images' range, by which a chain may leave it
 # The share of a batch that gets chains: they cost several passes each, and the rest of training
 # continues beside them.
@@ -129,10 +128,7 @@ class Chains:
 
         `images` are [N, C, H, W]; fewer than 16 raise DataError.
         """
-        if len(images) < FEWEST:
-            raise DataError(
-                f"an energy needs {FEWEST} images to learn from, there are {len(images)}"
-            )
+        check_fewest(images, "an energy")
         self.config, self.partitions = config, partitions
         sample = torch.from_numpy(images[:: max(1, len(images) // LEARNED_FROM)].copy())
         lowest, highest = float(sample.min()), float(sample.max())

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from anodetect.errors import ConfigError
+from anodetect.nn.checks import check_multiple
 from anodetect.nn.monai_parts import diffusion_unet
 from anodetect.nn.norm import use_fast_norms
 
@@ -27,10 +28,7 @@ def check_size(
     """Raise ConfigError if images of `size`, which the setting `name` has, do not fit a `UNet` of
     these widths and stem."""
     stride = stem * 2 ** (len(widths) - 1)
-    if size % stride:
-        raise ConfigError(
-            f"{name}: {size} is not a multiple of {stride}, the U-Net's stride (stem × levels)"
-        )
+    check_multiple(size, stride, "the U-Net's stride (stem × levels)", name)
 
 
 def check_patch(sides: Sequence[int], widths: Sequence[int], stem: Sequence[int]) -> None:
