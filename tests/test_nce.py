@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mixtures import Mixture, generator
 from torch import nn
 
 from anodetect.config import build
@@ -21,23 +22,8 @@ from anodetect.generative.contrastive import (
 from anodetect.generative.flows import Flow, log_normal
 from anodetect.types import Batch, TrainContext, image_seeds
 
-CENTRES, WEIGHTS, SPREAD = torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), torch.tensor([0.4, 0.6]), 0.5
+MIXTURE = Mixture((0.4, 0.6), 0.5)
 STEP = 0.1  # of the grid over which densities are added up
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def mixture_draws(count, rng):
-    which = torch.multinomial(WEIGHTS, count, replacement=True, generator=rng)
-    return CENTRES[which] + SPREAD * torch.randn(count, 2, generator=rng)
-
-
-def mixture_log_density(x):
-    squares = (x[:, None] - CENTRES).square().sum(-1)
-    peak = math.log(2 * math.pi * SPREAD**2)
-    return torch.logsumexp(WEIGHTS.log() - squares / (2 * SPREAD**2), 1) - peak
 
 
 def grid(reach=5.0):
@@ -139,15 +125,15 @@ def test_the_density_of_a_mixture_is_found_and_normalised(couplings):
     search = torch.optim.Adam(net.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(search, 200)
     for _ in range(200):
-        data, z = mixture_draws(512, rng), torch.randn(512, 2, generator=rng)
+        data, z = MIXTURE.draws(512, rng), torch.randn(512, 2, generator=rng)
         loss = density_loss(net, data, z)
         search.zero_grad()
         (loss + flow_loss(net, data, z) if couplings else loss).backward()
         search.step()
         schedule.step()
 
-    held_out, points = mixture_draws(4000, rng), grid()
-    true = mixture_log_density(held_out)
+    held_out, points = MIXTURE.draws(4000, rng), grid()
+    true = MIXTURE.log_density(held_out)
     with torch.no_grad():
         total = net(points).exp().sum().item() * STEP**2
         divergence = (true - net(held_out)).mean().item()
@@ -167,7 +153,7 @@ def test_a_new_density_is_that_of_the_noise():
 
 def test_density_and_flow_learn_from_losses_of_their_own():
     net = ContrastiveDensity(2, 16, blocks=1, couplings=2)
-    data, z = mixture_draws(64, generator()), torch.randn(64, 2, generator=generator(1))
+    data, z = MIXTURE.draws(64, generator()), torch.randn(64, 2, generator=generator(1))
     own = [net.slow_log_z, *net.energy.parameters()]
 
     density_loss(net, data, z).backward()
@@ -223,11 +209,8 @@ def test_what_cannot_be_told_apart_costs_the_chance_level(noise_draws):
 STRETCH = torch.tensor([3.0, 0.5])
 
 
-def images(count, seed, side=4):
-    """Images of which each place is a stretched draw from the mixture."""
-    draws = STRETCH * mixture_draws(count * side * side, generator(seed))
-    values = draws.reshape(count, side, side, 2).movedim(-1, 1).numpy()
-    return Batch(np.ascontiguousarray(values), np.ones((count, side, side), bool))
+def images(count, seed):
+    return MIXTURE.images(count, seed, stretch=STRETCH.tolist())
 
 
 SMALL = {
@@ -258,7 +241,7 @@ def test_log_densities_are_those_of_places_in_their_own_units(noise, tmp_path):
     detector = fitted(tmp_path, log=entries.append, noise=noise, shrinkage=1e-4)
     new = images(50, 2)
     values = torch.from_numpy(new.images).movedim(1, -1).reshape(-1, 2)
-    true = mixture_log_density(values / STRETCH) - STRETCH.log().sum()
+    true = MIXTURE.log_density(values / STRETCH) - STRETCH.log().sum()
     found = detector.log_density(new).reshape(-1)
     assert found.mean() == pytest.approx(true.mean().item(), abs=0.05)
     assert np.corrcoef(found, true.numpy())[0, 1] > 0.95

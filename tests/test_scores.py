@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mixtures import Mixture, generator
 from scipy.spatial.distance import mahalanobis
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
@@ -13,7 +14,7 @@ from torch import nn
 from anodetect.config import build
 from anodetect.detectors import ncsn
 from anodetect.errors import ConfigError, DataError
-from anodetect.generative import densities, langevin, scores
+from anodetect.generative import densities, scores
 from anodetect.generative.denoiser import Denoiser
 from anodetect.generative.linear import LocationGaussian
 from anodetect.types import Batch, Sampler, TrainContext, image_seeds
@@ -21,11 +22,7 @@ from anodetect.types import Batch, Sampler, TrainContext, image_seeds
 SIGMA = 0.3
 MEAN = torch.tensor([0.5, -1.0])
 COVARIANCE = torch.tensor([[1.0, 0.6], [0.6, 0.8]])
-CENTRES, WEIGHTS, SPREAD = torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), torch.tensor([0.3, 0.7]), 0.4
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+MIXTURE = Mixture((0.3, 0.7), 0.4)
 
 
 def gaussian_draws(count, rng):
@@ -36,23 +33,11 @@ def gaussian_score(x, sigma=SIGMA):
     return -(x - MEAN) @ (COVARIANCE + sigma**2 * torch.eye(2)).inverse()
 
 
-def mixture_draws(count, rng):
-    which = torch.multinomial(WEIGHTS, count, replacement=True, generator=rng)
-    return CENTRES[which] + SPREAD * torch.randn(count, 2, generator=rng)
+def mixture_score(x):
+    return MIXTURE.score(x, SIGMA)
 
 
-def mixture_score(x, sigma=SIGMA):
-    """By autograd of the blurred log-density."""
-    variance = SPREAD**2 + sigma**2
-
-    def energy(x):
-        squares = (x[:, None] - CENTRES).square().sum(-1)
-        return -torch.logsumexp(WEIGHTS.log() - squares / (2 * variance), 1)
-
-    return -langevin.energy_and_gradient(energy, x).gradient
-
-
-DATA = {"gaussian": (gaussian_draws, gaussian_score), "mixture": (mixture_draws, mixture_score)}
+DATA = {"gaussian": (gaussian_draws, gaussian_score), "mixture": (MIXTURE.draws, mixture_score)}
 
 
 def loss_of(objective, score, x, noise, directions):
@@ -220,13 +205,6 @@ def test_vectors_too_small_and_too_large_are_far(kind):
 # -- NCSN ------------------------------------------------------------------------------------------
 
 
-def mixture_images(count, seed, side=4):
-    """Images of which each place is a draw from the mixture."""
-    draws = mixture_draws(count * side * side, generator(seed))
-    images = draws.reshape(count, side, side, 2).movedim(-1, 1).numpy()
-    return Batch(np.ascontiguousarray(images), np.ones((count, side, side), bool))
-
-
 SMALL = {"network": "mlp", "widths": [48], "blocks": 1, "scale": 0.0, "levels": 6, "lowest": 0.1}
 SMALL |= {"highest": 3.0, "pooling": {"smooth": 0}}
 TRAINING = {"steps": 300, "batch": 128, "learning_rate": 1e-2, "ema": 0.98}
@@ -239,19 +217,19 @@ def small_ncsn(**settings):
 
 def fitted(folder, images=None, **settings):
     detector = small_ncsn(**{"training": TRAINING} | settings)
-    images = mixture_images(400, 0) if images is None else images
-    detector.fit(images, mixture_images(20, 1), context=TrainContext(0, "cpu", folder))
+    images = MIXTURE.images(400, 0) if images is None else images
+    detector.fit(images, MIXTURE.images(20, 1), context=TrainContext(0, "cpu", folder))
     return detector
 
 
 @pytest.mark.parametrize("objective", ["denoising", "sliced", "exact"])
 def test_ncsn_learns_the_scores_of_all_levels_and_samples_from_them(objective, tmp_path):
     detector = fitted(tmp_path, objective=objective, crop=2)  # exact takes 8 passes back
-    clean = torch.from_numpy(mixture_images(100, 2).images)
+    clean = torch.from_numpy(MIXTURE.images(100, 2).images)
     for sigma in detector.sigmas:
         x = clean + sigma * torch.randn(clean.shape, generator=generator(3))
         found = detector._score(x, sigma).movedim(1, -1).reshape(-1, 2)
-        true = mixture_score(x.movedim(1, -1).reshape(-1, 2), sigma)
+        true = MIXTURE.score(x.movedim(1, -1).reshape(-1, 2), sigma)
         assert (found - true).square().mean() < 0.1 * true.square().mean(), sigma
 
     made = detector.sample(200, seed=0).images
@@ -279,7 +257,7 @@ def test_the_latent_of_a_gaussian_is_standard_normal():
 def test_sizes_are_the_norm_of_sigma_times_the_score():
     detector = small_ncsn()
     detector.net = exact_denoiser(detector.sigmas)
-    images = mixture_images(3, 0)
+    images = MIXTURE.images(3, 0)
     sizes, vectors = detector._sizes(images)
     x = torch.from_numpy(images.images).movedim(1, -1).reshape(-1, 2)
     for number, sigma in enumerate(detector.sigmas):
@@ -329,7 +307,7 @@ def test_images_too_quiet_stand_out_as_those_too_loud_do(image, tmp_path):
 )
 def test_every_variant_reloads_and_keeps_company(settings, tmp_path):
     detector = fitted(tmp_path, training=TRAINING | {"steps": 5}, **settings)
-    images = mixture_images(18, 3)
+    images = MIXTURE.images(18, 3)
     together = detector.score(images, seeds=image_seeds(list(images.images)))
     assert np.isfinite(together.image).all()
     last = images[np.array([17])]
@@ -364,11 +342,11 @@ def test_samples_are_seeded_and_do_not_depend_on_how_many_there_are(tmp_path):
     ],
 )
 def test_settings_that_cannot_be(settings, message, tmp_path):
-    images = mixture_images(40, 0, side=16)
+    images = MIXTURE.images(40, 0, side=16)
     with pytest.raises(ConfigError, match=message):
         small_ncsn(**settings).fit(images, images, context=TrainContext(0, "cpu", tmp_path))
 
 
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(DataError, match="a score needs 16 images to learn from, there are 15"):
-        fitted(tmp_path, mixture_images(15, 0))
+        fitted(tmp_path, MIXTURE.images(15, 0))
