@@ -9,6 +9,7 @@ from scipy import spatial, stats
 from anodetect.commands.sample import film, made_by, sample
 from anodetect.commands.train import train
 from anodetect.data import synthetic
+from anodetect.detectors import ensemble
 from anodetect.errors import ConfigError, ImageError
 from anodetect.generative import diffusion
 from anodetect.generative.prior import GaussianPrior
@@ -16,7 +17,7 @@ from anodetect.generative.samples import arc, chain_generators
 from anodetect.model.sampling import makers
 from anodetect.output import run_report
 from anodetect.record import runs
-from anodetect.types import Samples
+from anodetect.types import Samples, Silent
 
 TINY = {"widths": [16], "stem": 8, "components": 20, "training": {"steps": 3}}
 
@@ -185,3 +186,26 @@ def test_a_detector_that_makes_none_says_which_do(tmp_path):
     read = runs.read(tmp_path / "run")
     assert "those that do are" in run_report.html(read, made_by(read))
     assert {"anoddpm", "ebm"} <= set(makers())
+
+
+@pytest.mark.parametrize(("weights", "lost"), [((0.0, 1.0), 1), ((0.5, 0.5), 0)])
+def test_training_says_where_the_member_that_makes_images_does_not_count(
+    weights, lost, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ensemble, "proportional_weights", lambda auroc, kept: weights)
+    synthetic.write(tmp_path / "data", train=30, test=2, size=48)
+    members = ["anoddpm/pixels", "pca/pixels"]
+    settings = {members[0]: {"detector": TINY, "representation": {"size": 32}}}
+    said = []
+    reporter = Silent()
+    reporter.say = said.append
+    train(
+        str(tmp_path / "data"),
+        "ensemble",
+        tmp_path / "run",
+        values={"members": members, "settings": settings},
+        reporter=reporter,
+    )
+    lines = [line for line in said if "does not count" in line]
+    assert len(lines) == lost
+    assert all("--detector anoddpm --representation pixels" in line for line in lines)

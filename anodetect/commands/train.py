@@ -43,6 +43,7 @@ from anodetect.model.devices import check_device
 from anodetect.model.fitting import Training, fit_model
 from anodetect.model.forms import Form, form_of
 from anodetect.model.model import Model
+from anodetect.model.sampling import images_lost
 from anodetect.model.scoring import score_records
 from anodetect.model.settings import with_planes
 from anodetect.model.tune_maps import TuneMaps
@@ -565,9 +566,12 @@ def _facts(
     reporter: Reporter,
 ) -> TrainingFacts:
     """Return how the training went, and say what planted defects decided, what more minutes might
-    bring, and whether the loss diverged."""
+    bring, whether images can be made, and whether the loss diverged."""
     for line in outcome_lines(log):
         reporter.say(line)
+    lost = images_lost(plan.model)
+    if lost is not None:
+        reporter.say(lost)
     stopped_by, steps = _last(log, "stopped_by"), _last(log, "step")
     if stopped_by == "divergence":
         reporter.warn(

@@ -49,6 +49,29 @@ def _sampler(model: Model) -> tuple[Representation, Sampler]:
     raise ConfigError(f"the detector makes no images; those that do are {', '.join(makers())}")
 
 
+def images_lost(model: Model) -> str | None:
+    """Return in words that an ensemble makes no images, as the member that would does not count,
+    and what to do; None where it makes some, or has no such member."""
+    detector = model.detector
+    if not isinstance(detector, Ensemble) or model.tiling.tile or model.tiling.dims == 3:
+        return None
+    if any(_makes_images(*each) for each in _detectors(model)):
+        return None
+
+    for name, expert in zip(detector.config.members, detector.experts, strict=True):
+        if _makes_images(expert.representation, expert.detector):
+            return (
+                f"{name} does not count, so `anodetect sample` and the report show no images; for "
+                f"these train with --detector {name.partition('/')[0]} --representation pixels"
+            )
+    return None
+
+
+def _makes_images(representation: Representation, detector: Detector) -> bool:
+    """Return True for a detector that makes images, and sees pixels."""
+    return isinstance(detector, Sampler) and isinstance(representation, Pixels)
+
+
 def _detectors(model: Model) -> Iterator[tuple[Representation, Detector]]:
     """Yield the detector, or the members of an ensemble that count, each with its
     representation."""
