@@ -14,6 +14,7 @@ import typer
 from anodetect.commands import options, terminal
 from anodetect.errors import AnodetectError, ConfigError, DataError, one_line
 from anodetect.files import printable
+from anodetect.words import amount
 
 if TYPE_CHECKING:
     from anodetect.commands.fold_plan import CalibrationPlan
@@ -499,8 +500,9 @@ def calibrate(
             roi=roi,
             reporter=reporter,
         )
-    images, groups = result.facts.calibration_images, result.facts.calibration_groups
-    finish(result.as_json(), as_json, f"{out}: calibrated on {images} images in {groups} groups")
+    images = amount(result.facts.calibration_images, "image")
+    groups = amount(result.facts.calibration_groups, "group")
+    finish(result.as_json(), as_json, f"{out}: calibrated on {images} in {groups}")
 
 
 @app.command()
@@ -612,7 +614,8 @@ def sample(
     from anodetect.commands import sample as command
 
     result = command.sample(run, out, count=count, start=start, seed=seed, device=device)
-    last = f"{out}: {result.images} images, and how they came about in {result.files[-1]}"
+    images = amount(result.images, "image")
+    last = f"{out}: {images}, and how they came about in {result.files[-1]}"
     emit(result.as_json(), as_json, last)
 
 

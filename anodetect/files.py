@@ -22,7 +22,6 @@ NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # of file systems that can
 AT_ONCE = 200  # files that are flushed one by one; of more their file system is
 LONGEST_PART = 200  # bytes of a file's name, with room for a suffix
 LONGEST_SHOWN = 300  # letters of a name or a line that are shown
-NAMED = 5  # names that a message lists
 # Control characters but tab and newline, marks that turn the direction of text, and no text at all.
 UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -318,12 +317,6 @@ def shortened(text: str, most: int = LONGEST_SHOWN) -> str:
         return text
     half = (most - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
-
-
-def first_of(names: Sequence[str], most: int = NAMED) -> str:
-    """Return the first names of a list, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def as_code(name: str) -> str:

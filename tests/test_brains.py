@@ -563,7 +563,7 @@ def test_places_that_readers_take_otherwise_are_said_of_prepared_heads(scored, t
     heard = Heard()
     anodetect.evaluate(scored.base / "run", str(tmp_path / "in"), reporter=heard)
     (said,) = (text for text in heard.warnings if "with a note" in text)
-    assert said.startswith("1 volumes with a note; the first: well.nii.gz: its sform and qform")
+    assert said.startswith("1 volume with a note; the first: well.nii.gz: its sform and qform")
 
 
 def test_maps_of_a_series_refer_to_its_own_slices(scored, tmp_path, monkeypatch):

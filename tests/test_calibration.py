@@ -156,7 +156,7 @@ def test_lots_of_more_images_than_calibration_groups_have_are_flagged_too_often_
     single = calibration(range(100))
     (said,) = group_caveats(groups(20, 20, 5), single, 0.05)
     assert "groups have 20 images, calibration groups 1" in said
-    assert "20 times those of 1 images, an upper bound, of which the smallest is 0.198" in said
+    assert "20 times those of 1 image, an upper bound, of which the smallest is 0.198" in said
     assert group_caveats(groups(1, 1, 5), single, 0.05) == []
     lots = calibration(range(100), [n // 20 for n in range(100)])
     assert group_caveats(groups(20, 20, 25), lots, 0.05) == []

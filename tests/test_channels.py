@@ -653,7 +653,7 @@ def test_scores_without_channels_have_the_moments_of_whole_ones():
     assert np.array_equal(found.heatmap[0], heatmap[0])
     assert np.log(found.image[1]) == pytest.approx(1 + 0.5 * 2, abs=1e-5)
     assert np.allclose(found.heatmap[1], [[0, 0], [np.exp(-0.8)] * 2])
-    with pytest.raises(ImageError, match="1 channels are absent"):
+    with pytest.raises(ImageError, match="1 channel is absent"):
         absences.comparable(Scores(image, heatmap), lacking[:, ::-1])
 
 

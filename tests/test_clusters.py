@@ -170,8 +170,7 @@ def test_components_have_numbers_and_first_names():
     clusters_found = (Cluster(5, ("b", "c", "e")), Cluster(1, ("a",)))
     assert found == Components(clusters_found, outside=1)
     assert found.sentence() == (
-        "components of the fit images: 5 images (b, c, e, …) · 1 images (a); 1 images in none of "
-        "them"
+        "components of the fit images: 5 images (b, c, e, …) · 1 image (a); 1 image in none of them"
     )
 
 

@@ -214,7 +214,7 @@ def test_copies_are_left_out_where_the_test_part_is_our_choice(tmp_path):
     used = {row.pixels_sha256 for row in runs.read_manifest(tmp_path / "run")}
     assert not used & tested
     (said,) = [text for text in heard.warnings if "kept for testing" in text]
-    assert said.endswith("they are left out")
+    assert said.endswith(": left out")
     anodetect.evaluate(tmp_path / "run", str(tmp_path / "data"))  # finds no leak
 
 

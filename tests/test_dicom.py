@@ -1401,7 +1401,7 @@ def test_a_format_that_a_source_has_not_is_said(scored, tmp_path):
     )
     assert (result.scored, result.failed) == (1, 0)
     read = directories.read(tmp_path / "s")
-    assert "1 volumes have no file as dicom, which only files of DICOM have" in read.audit.caveats
+    assert "1 volume has no file as dicom, which only files of DICOM have" in read.audit.caveats
     assert not [text for text in read.audit.caveats if "png" in text]
     assert "only files of DICOM have" in (tmp_path / "s/report.html").read_text()
 

@@ -140,5 +140,5 @@ def test_patients_of_several_volumes_that_can_only_be_bounded_are_said():
     scores, names = np.arange(1200.0), tuple(str(place // 20) for place in range(1200))
     calibration = Calibration(scores, scores, names)
     (text,) = volume_caveats(volumes, table, calibration, RATE)
-    assert text.startswith("1 patients have several volumes") and "is 0.033" in text
+    assert text.startswith("1 patient has several volumes") and "is 0.033" in text
     assert volume_caveats({"v": "a", "w": "b"}, table, calibration, RATE) == []

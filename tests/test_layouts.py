@@ -594,5 +594,5 @@ def test_sequences_are_told_by_folders_and_within_names(tree):
 
 def test_pictures_beside_volumes_are_not_learned_from_with_them(tree):
     root = tree("a/0.nii.gz", "a/preview.png")
-    with pytest.raises(DataError, match="1 single images beside 1 volumes"):
+    with pytest.raises(DataError, match="1 single image beside 1 volume"):
         scan(root).training()

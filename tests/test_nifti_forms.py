@@ -123,4 +123,4 @@ def test_notes_of_channels_are_said_with_their_names(tmp_path):
     assert note.startswith("t2: its sform and qform differ by up to")
     opened = inspect(str(tmp_path), channels="t1=t1,t2=t2").summary
     said = [line for line in opened if "with a note" in line]
-    assert said == [f"1 volumes with a note; the first: t1.nii: {note}"]
+    assert said == [f"1 volume with a note; the first: t1.nii: {note}"]

@@ -162,7 +162,7 @@ def test_slices_of_several_bit_depths_are_said(tmp_path):
     write_depths(tmp_path / "s")
     assert read(tmp_path).volume.source.note == DEPTHS
     (line,) = (line for line in inspect(str(tmp_path)).summary if "with a note" in line)
-    assert line == f"1 volumes with a note; the first: s/IM0: {DEPTHS}"
+    assert line == f"1 volume with a note; the first: s/IM0: {DEPTHS}"
 
 
 SCALES = {

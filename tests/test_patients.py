@@ -102,7 +102,7 @@ def test_files_that_name_nobody_are_grouped_by_study_and_counted(nobody, tmp_pat
 
 def test_nothing_is_said_where_all_are_named():
     assert warning_of(["patient-1", "sub-01", "lot 7"]) == ""
-    assert warning_of(["study-1", "patient-1"]).startswith("1 files name no patient")
+    assert warning_of(["study-1", "patient-1"]).startswith("1 file names no patient")
 
 
 def alternating(folder):

@@ -237,7 +237,7 @@ def test_ctrl_c_ends_all_processes_without_noise_and_can_be_resumed(
         text=True,
         check=False,
     )
-    assert f"{finished} of 150 files were finished before" in again.stderr
+    assert f"{finished} of 150 files finished before" in again.stderr
     assert json.loads(again.stdout)["scored"] == 149
     same_rows(directories.read(out), here)
 

@@ -345,7 +345,7 @@ def test_two_sheets_are_printed_with_heads_counts_deciders_and_lines_to_sign(cop
     audit = directories.read(copy).audit
     assert html.escape(audit.statement) in sheets[0]
     assert "<tr><td>Files found</td><td>3</td></tr>" in sheets[0]
-    for text in (audit.head, last.hash, "Ada", "Reviewed by", "1 of 3 images were reviewed"):
+    for text in (audit.head, last.hash, "Ada", "Reviewed by", "1 of 3 images reviewed"):
         assert text in sheets[1]
     assert "main { display: none; }" in page
 
@@ -667,7 +667,7 @@ def test_a_patient_is_erased_and_the_record_holds_with_hashed_gaps(complete, tmp
     verdict = verify(copy, head=result.head, key=public, reviews=last.hash)
     assert verdict.problems == ()
     assert states(verdict) == ("authenticated",) * 3
-    assert "1 rows and 2 verdicts were erased on" in verdict.notes[0]
+    assert "1 row and 2 verdicts were erased on" in verdict.notes[0]
     with_old = verify(copy, head=head)
     assert (with_old.problems, with_old.record.state) == ((), "consistent")
     assert not verify(copy, head="0" * 64).intact
@@ -721,12 +721,12 @@ def test_gaps_that_audit_json_does_not_say_are_noticed(copy):
     kept = replace(tables, scores=tables.scores.slice(1))
     directories.write(copy, directories.read(copy).audit, kept, thinned)
     problems = " ".join(verification.verify(copy).problems)
-    assert "1 rows are erased, which audit.json does not say" in problems
+    assert "1 row is erased, which audit.json does not say" in problems
     judge(copy, "normal", "unsure")
     with closing(sqlite3.connect(copy / reviews.FILE)) as connection, connection:
         connection.execute("UPDATE reviews SET verdict = 'erased' WHERE number = 1")
     problems = verification.verify(copy).verdicts.problems
-    assert "1 reviews are erased, which audit.json does not say" in problems
+    assert "1 review is erased, which audit.json does not say" in problems
 
 
 def test_a_record_that_is_not_what_was_written_is_not_thinned(copy):

@@ -408,7 +408,7 @@ def test_a_directory_of_format_2_is_reported_reviewed_and_not_merged(old, tmp_pa
     review = Store(old, OLD_HEAD).add(row, "Ada", "anomalous", shown)
     verdict = verification.verify(old)
     assert verdict.problems == ()
-    assert verdict.verdicts.why == f"1 reviews; their chain ends with {review.hash}"
+    assert verdict.verdicts.why == f"1 review; their chain ends with {review.hash}"
     assert "Ada" in report.write(old).read_text()
 
 

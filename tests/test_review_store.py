@@ -610,9 +610,7 @@ def test_verify_compares_reviews_with_what_was_scored(reviewed, change, problem)
 def test_reviews_of_another_record_are_noticed(reviewed):
     out, rows = reviewed
     Store(out, HEAD).add(rows[0], "Ada", "normal", seen(rows[0]))
-    assert (
-        "1 reviews in reviews.sqlite are of another record" in verification.verify(out).problems[0]
-    )
+    assert "1 review in reviews.sqlite is of another record" in verification.verify(out).problems[0]
 
 
 def test_a_damaged_file_of_reviews_is_a_problem(reviewed):

@@ -224,7 +224,7 @@ def test_training_says_how_many_series_are_uneven(tmp_path):
         write_series(tmp_path / f"s{number}", array, along, PatientID=str(number))
     reporter = SimpleNamespace(warn=warned.append, progress=lambda *a: None)
     usable_normals(scan(tmp_path), Preprocess(PreprocessConfig()), 2, reporter)
-    said = "1 volumes have slices that are not evenly spaced; the first: s1/IM000: slices lie 2.5"
+    said = "1 volume has slices that are not evenly spaced; the first: s1/IM000: slices lie 2.5"
     assert any(each.startswith(said) for each in warned)
 
 
@@ -323,7 +323,7 @@ def test_resampling_is_said(scored):
     assert notes["_heatmap.nii"] == said
     assert notes["_mask.nii.gz"] == "resampled to even slices 2.5 mm apart"
     assert notes["_heatmap.tiff"] == notes["_heatmap.dcm"] == ""
-    assert any(f"1 files of maps are {said}" in each for each in scored.warned)
+    assert any(f"1 file of maps is {said}" in each for each in scored.warned)
 
 
 def test_dicom_maps_of_uneven_slices_lie_on_them(scored):

@@ -89,7 +89,7 @@ def test_a_mask_that_is_another_one_is_named_and_one_that_is_gone_is_not_covered
     mask.unlink()
     verdict = verify(scored, data=data)
     assert verdict.problems == ()
-    assert len(not_covered(verdict)) == 1 and "1 masks are not in" in not_covered(verdict)[0]
+    assert len(not_covered(verdict)) == 1 and "1 mask is not in" in not_covered(verdict)[0]
     verdict = verify(scored, data=tmp_path / "nowhere")
     assert "their masks cannot be found" in not_covered(verdict)[0]
 

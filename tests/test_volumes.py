@@ -351,7 +351,7 @@ def bad_volumes(folder):
     return {
         "nan.nii": (
             save_nifti(folder / "x.nii", holes, np.eye(4)).read_bytes(),
-            "1 voxels are NaN or infinite",
+            "1 voxel is NaN or infinite",
         ),
         "constant.nii": (
             save_nifti(folder / "x.nii", array * 0 + 3, np.eye(4)).read_bytes(),
@@ -1028,4 +1028,4 @@ def test_nan_inside_a_volume_is_refused(tmp_path):
     shown = np.where(inside, values, np.float32(0))
     nib.save(nib.Nifti1Image(shown, np.diag([5.0, 1, 1, 1])), tmp_path / "a.nii")
     (record,) = scan.scan(tmp_path).records
-    assert "1 voxels are NaN" in load(record, Preprocess(PreprocessConfig())).error
+    assert "1 voxel is NaN" in load(record, Preprocess(PreprocessConfig())).error

@@ -17,6 +17,7 @@ from anodetect.record import alike, directories, runs
 from anodetect.record.partial import only_writer
 from anodetect.remote.paths import place
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class AlikeResult:
 
     def text(self) -> str:
         left = f", {self.left_out} left out" if self.left_out else ""
-        return f"{self.file}: {self.images} images{left}"
+        return f"{self.file}: {amount(self.images, 'image')}{left}"
 
 
 def alike_of(

@@ -19,6 +19,7 @@ from anodetect.model.decoded import DecodedFiles
 from anodetect.model.loading import Failed, LoadedImage, Reader
 from anodetect.model.read_ahead import read_ahead
 from anodetect.types import Reporter
+from anodetect.words import amount
 
 
 def check_can_learn(detector: str, tiling: Mapping[str, Any]) -> None:
@@ -83,7 +84,8 @@ def with_anomalies(
             )
     warn_of(left_out, reporter)
     if not usable:
-        raise DataError(f"none of {len(wanted)} known anomalies can be read")
+        known = amount(len(wanted), "known anomaly", "known anomalies")
+        raise DataError(f"none of {known} can be read")
     return replace(
         normals,
         hashes=hashes,

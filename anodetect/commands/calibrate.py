@@ -40,6 +40,7 @@ from anodetect.stats.calibration import Calibration
 from anodetect.stats.contamination import caveat, suspects
 from anodetect.stats.mask_rule import RegionMeasure
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,9 @@ def _warn_of_suspects(earlier: Calibration, new: Calibration, reporter: Reporter
 def _check_count(records: Sequence[Record], dims: int) -> None:
     """Raise DataError if there are too few images, or volumes in three dimensions."""
     if len(records) < split.MINIMUM:
-        raise DataError(
-            f"{len(records)} normal {'volumes' if dims == 3 else 'images'} are too few to "
-            f"calibrate with; at least {split.MINIMUM} are needed"
-        )
+        what = "volume" if dims == 3 else "image"
+        those = amount(len(records), f"normal {what} is", f"normal {what}s are")
+        raise DataError(f"{those} too few to calibrate with; at least {split.MINIMUM} are needed")
 
 
 def _refuse_copies(rows: Sequence[ManifestRow], normals: Normals) -> None:

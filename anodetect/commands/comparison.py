@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from anodetect.commands.results import ResultRow
 from anodetect.files import as_code
+from anodetect.words import amount
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_aupro", "tpr_at_5_fpr")
 COMPARED = ("image_auroc", "pixel_ap", "tpr_at_5_fpr")
@@ -145,7 +146,7 @@ def _as_json(metrics: Mapping[str, Estimate]) -> dict[str, Any]:
 def markdown(summaries: Sequence[Summary], budget: float, seeds: int) -> str:
     """Return a table of all detectors and their differences for each data set."""
     lines = [
-        f"{seeds} seed(s), at most {budget:g} minutes of training each; "
+        f"{amount(seeds, 'seed')}, at most {budget:g} minutes of training each; "
         "95 % bootstrap intervals over groups.",
         "",
     ]

@@ -55,6 +55,7 @@ from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed
 from anodetect.types import Bools, Reporter
+from anodetect.words import amount
 
 OTHERS: dict[Source, str] = {"image": "volumes", "volume": "images"}
 # The columns of rows that are in memory all at once.
@@ -129,13 +130,11 @@ def conclude(
     found = derived(rows, groups, slices, written, scoring)
     _warn(found.caveats, measure, found.drift, reporter)
     if unlike := differences(rows):
-        count = sum(each.count for each in unlike)
-        reporter.warn(
-            f"{count} files differ from what the model has seen; most often: {unlike[0].reason}"
-        )
+        files = amount(sum(each.count for each in unlike), "file differs", "files differ")
+        reporter.warn(f"{files} from what the model has seen; most often: {unlike[0].reason}")
 
     for note, count in gathered.notes.most_common():
-        reporter.warn(f"{count} files of maps are {note}")
+        reporter.warn(f"{amount(count, 'file of maps is', 'files of maps are')} {note}")
 
     evaluation = None
     if measure.labelled():
@@ -221,9 +220,10 @@ def derived(
         wanted &= kept(rows, scoring)
     caveats += _not_written(wanted, is_volume(rows), written, scoring.heatmaps)
     if count := not_kept(rows, scoring):
+        files = amount(count, "file keeps", "files keep")
         caveats.append(
-            f"{count} files keep no maps, masks and outlines (--keep {scoring.keep}): anodetect "
-            "maps makes them again"
+            f"{files} no maps, masks and outlines (--keep {scoring.keep}): anodetect maps makes "
+            "them again"
         )
 
     count = int(is_ok(rows).sum())
@@ -273,9 +273,10 @@ def _caveats(rows: pa.Table, groups: pa.Table, slices: pa.Table, scoring: Scorin
     if unnamed := warning_of(studies.to_pylist()):
         found.append(unnamed)
     if scoring.copies:
+        copies = amount(scoring.copies, "of these files has", "of these files have")
         found.append(
-            f"{scoring.copies} of these files have exactly the pixels of another one: copies count "
-            "as often as they are there, and once where drift is looked for"
+            f"{copies} exactly the pixels of another one: copies count as often as they are there, "
+            "and once where drift is looked for"
         )
 
     return found
@@ -300,7 +301,8 @@ def _not_written(
             if not count:
                 continue
             only = f"files of {each.of}" if each.has_files_of(source) else OTHERS[source]
-            found.append(f"{count} {source}s have no file as {name}, which only {only} have")
+            those = amount(count, f"{source} has", f"{source}s have")
+            found.append(f"{those} no file as {name}, which only {only} have")
 
     return found
 

@@ -24,6 +24,7 @@ from anodetect.record import runs
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import MeasureByColumn
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 
 def evaluate(
@@ -81,7 +82,8 @@ def evaluate(
 
     if not measure.whole.labelled():
         raise DataError(
-            f"{data}: none of {len(items)} labelled images can be read; the first: {failures[0]}"
+            f"{data}: none of {amount(len(items), 'labelled image')} can be read; the first: "
+            f"{failures[0]}"
         )
     failures += measure.whole.problems
     said.warn(reporter)
@@ -124,7 +126,12 @@ def _labelled(dataset: Dataset, data: str, reporter: Reporter) -> list[Record]:
         )
     passed_over = sum(r.split == "train" and r.label == ANOMALOUS for r in dataset.records)
     if passed_over:
-        reporter.warn(f"{passed_over} anomalous images of the train part are not evaluated")
+        images = amount(
+            passed_over,
+            "anomalous image of the train part is",
+            "anomalous images of the train part are",
+        )
+        reporter.warn(f"{images} not evaluated")
     return items
 
 

@@ -31,6 +31,7 @@ from anodetect.record import environment, runs, threads
 from anodetect.record.runs import Run
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.types import Floats
+from anodetect.words import amount
 
 FORMAT = 1  # of the metadata
 PREFIX = "anodetect."  # of their keys
@@ -90,10 +91,10 @@ class ExportResult:
         """Return it in words."""
         found = self.comparison
         return (
-            f"{self.file}: {self.bytes / 1e6:.1f} MB; on {found.count} images ({found.images}) "
-            f"scores differ from the run's by {found.score:.1e} at most, maps by "
-            f"{found.heatmap:.1e}, {found.flags} flags; {found.onnx_ms:.1f} ms an image, the run "
-            f"{found.run_ms:.1f} ms"
+            f"{self.file}: {self.bytes / 1e6:.1f} MB; on {amount(found.count, 'image')} "
+            f"({found.images}) scores differ from the run's by {found.score:.1e} at most, maps by "
+            f"{found.heatmap:.1e}, {amount(found.flags, 'flag')}; {found.onnx_ms:.1f} ms an image, "
+            f"the run {found.run_ms:.1f} ms"
         )
 
 

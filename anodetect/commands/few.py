@@ -14,6 +14,7 @@ from anodetect.model.fitting import Training, fit_model
 from anodetect.model.model import Model
 from anodetect.model.scoring import Scored, score_records
 from anodetect.types import Silent
+from anodetect.words import amount
 
 FEWEST_OF_CHANNELS = 4  # images, half of which has two halves
 
@@ -52,8 +53,8 @@ def scale_of_few(
     """
     if model.preprocess.named is not None and len(roles.fit) < FEWEST_OF_CHANNELS:
         raise DataError(
-            f"{len(roles.fit)} normal images are too few for several channels; at least "
-            f"{FEWEST_OF_CHANNELS} are needed"
+            f"{amount(len(roles.fit), 'normal image is', 'normal images are')} too few for several "
+            f"channels; at least {FEWEST_OF_CHANNELS} are needed"
         )
     halves = roles.fit[::2], roles.fit[1::2]
     scored: list[Scored] = []

@@ -11,6 +11,7 @@ from anodetect.detectors import current_name, entry_named
 from anodetect.errors import ConfigError, DataError
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.realised import RealisedRate
+from anodetect.words import amount
 
 NEEDED = round(1 / DEFAULT_FAR) - 1  # groups, below which nothing is promised at DEFAULT_FAR
 
@@ -109,7 +110,9 @@ def _promise(images: int, groups: int, folds: int) -> str:
     """Return in words what so many images in so many groups can promise at DEFAULT_FAR."""
     if not groups:
         return "nothing calibrates: no p-values, flags and thresholds"
-    text = f"{images} images in {groups} groups calibrate: p-values from {1 / (groups + 1):.4f}"
+    those = f"{amount(images, 'image')} in {amount(groups, 'group')}"
+    verb = "calibrates" if images == 1 else "calibrate"
+    text = f"{those} {verb}: p-values from {1 / (groups + 1):.4f}"
     if groups < NEEDED:
         return (
             f"{text}; too few for a promise by groups at {DEFAULT_FAR:.0%}, for which {NEEDED} are "

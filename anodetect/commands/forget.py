@@ -30,6 +30,7 @@ from anodetect.record.partial import LOCK, only_writer
 from anodetect.record.reports import NOTE, REPORT
 from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of, to_table
 from anodetect.stats.evaluation import Evaluation
+from anodetect.words import amount
 
 ERASED = "(erased)"
 NOT_ERASED = (
@@ -55,8 +56,9 @@ class ForgetResult:
 
     def text(self) -> str:
         """Return it in words."""
+        rows, files = amount(self.rows, "row"), amount(self.files, "file")
         return (
-            f"{self.rows} rows, {self.files} files and {self.verdicts} verdicts erased\n"
+            f"{rows}, {files} and {amount(self.verdicts, 'verdict')} erased\n"
             f"chain head {self.head}; before it was {self.before}\n"
             f"not erased: {NOT_ERASED}"
         )

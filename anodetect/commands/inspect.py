@@ -28,6 +28,7 @@ from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.model.input_facts import InputFacts, facts_of
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
 from anodetect.output.pictures import contrast, grey, png
+from anodetect.words import amount
 
 LOOKED_AT = 5  # files of a folder that are opened
 SHOWN = 40  # rows that are printed
@@ -180,16 +181,17 @@ def summary(dataset: Dataset, folds: int = 0) -> list[str]:
         use = f"{uses[LEARN]} to learn from and {uses[CALIBRATE]} to calibrate with"
         if folds:
             use = f"all to learn from and, in {folds} folds, to calibrate with"
-        lines.append(f"normal: {total} images{_kinds(dataset)}, {use}{_masked(dataset)}")
+        images = amount(total, "image")
+        lines.append(f"normal: {images}{_kinds(dataset)}, {use}{_masked(dataset)}")
 
     if uses[KNOWN]:
-        lines.append(f"known anomalies: {uses[KNOWN]} images, learned from as such")
+        lines.append(f"known anomalies: {amount(uses[KNOWN], 'image')}, learned from as such")
     tested = [record for record in dataset.records if record.split == "test"]
     anomalous = [record for record in tested if record.label == ANOMALOUS]
     if tested:
         masked = sum(bool(record.masks) for record in anomalous)
         lines.append(
-            f"kept for tests: {len(tested)} images, {len(anomalous)} of them anomalous "
+            f"kept for tests: {amount(len(tested), 'image')}, {len(anomalous)} of them anomalous "
             f"({masked} with masks)"
         )
     passed_over = reasons(dataset.passed_over)
@@ -217,7 +219,9 @@ def _masked(dataset: Dataset) -> str:
     masked = sum(bool(record.masks) for record in dataset.training())
     if not masked:
         return ""
-    return f"; {masked} of them have masks: if these mark anomalies, the images are not normal"
+    one = "of them has a mask: if it marks an anomaly, the image is not normal"
+    many = "of them have masks: if these mark anomalies, the images are not normal"
+    return f"; {amount(masked, one, many)}"
 
 
 def _passed_over_row(found: PassedOver) -> FolderRow:
@@ -293,7 +297,8 @@ def _uneven_line(rows: Iterable[FolderRow]) -> list[str]:
     names: list[str] = []
     for row in rows:
         names += row.uneven
-    return [f"slices not evenly spaced: {len(names)} volumes; {names[0]}"] if names else []
+    volumes = amount(len(names), "volume")
+    return [f"slices not evenly spaced: {volumes}; {names[0]}"] if names else []
 
 
 def _note_line(dataset: Dataset, opened: Mapping[str, str]) -> list[str]:

@@ -28,6 +28,7 @@ from anodetect.record.journal import is_finished
 from anodetect.record.ledger import Ledger
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 PAUSE = 0.25  # seconds between two looks at what arrived
 QUIET = 30.0
@@ -53,9 +54,10 @@ class ListenResult:
 
     def text(self) -> str:
         """Return it in words."""
-        text = f"{self.finished} jobs finished, {self.failed} failed, {self.waiting} waiting"
-        refused = sum(self.refused.values())
-        text = f"{text}; {refused} objects refused, {self.repeated} had come before"
+        finished = amount(self.finished, "job")
+        text = f"{finished} finished, {self.failed} failed, {self.waiting} waiting"
+        refused = amount(sum(self.refused.values()), "object")
+        text = f"{text}; {refused} refused, {self.repeated} had come before"
         return "\n".join([text, *self.failures])
 
 
@@ -206,11 +208,10 @@ def _deliverer(archive: Archive, reporter: Reporter) -> Callable[[Path], str]:
     def deliver(scores: Path) -> str:
         result = push(archive, scores, Silent())
         if result.failures:
-            raise ArchiveError(
-                f"{len(result.failures)} objects were not taken: "
-                f"{result.failures[0].partition(': ')[2]}"
-            )
-        return f"{result.pushed + result.before} objects in the archive"
+            objects = amount(len(result.failures), "object was", "objects were")
+            reason = result.failures[0].partition(": ")[2]
+            raise ArchiveError(f"{objects} not taken: {reason}")
+        return f"{amount(result.pushed + result.before, 'object')} in the archive"
 
     return deliver
 

@@ -32,6 +32,7 @@ from anodetect.record.partial import new_directory
 from anodetect.record.rows import OutputRow, Region, rows_of
 from anodetect.remote.paths import local
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 HEATMAPS = "heatmaps/"  # the outputs that are copied; all others are made anew
 ALIKE = (
@@ -152,8 +153,8 @@ def _warn_of_gaps(rows: int, audits: Sequence[Audit], reporter: Reporter) -> Non
     if audits[0].shard != "1/1" and listed != {rows}:
         counts = " or ".join(map(str, sorted(listed)))
         reporter.warn(
-            f"the parts have {rows} files, but found {counts} in their folder: it was changed "
-            "meanwhile"
+            f"the parts have {amount(rows, 'file')}, but found {counts} in their folder: it was "
+            "changed meanwhile"
         )
 
 

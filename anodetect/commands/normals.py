@@ -21,6 +21,7 @@ from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, Reader, s
 from anodetect.model.read_ahead import read_ahead
 from anodetect.model.seen import Seen
 from anodetect.types import Reporter
+from anodetect.words import amount
 
 DECODERS = 2  # threads that decode test images, each with one in memory
 
@@ -116,9 +117,9 @@ class _Planes:
     def warn(self, reporter: Reporter) -> None:
         """Say how many volumes have uneven slices, and how many have a note."""
         if self.uneven:
+            volumes = amount(len(self.uneven), "volume has", "volumes have")
             reporter.warn(
-                f"{len(self.uneven)} volumes have slices that are not evenly spaced; the first: "
-                f"{self.uneven[0]}"
+                f"{volumes} slices that are not evenly spaced; the first: {self.uneven[0]}"
             )
         if noted := line_of_notes(self.notes):
             reporter.warn(noted)
@@ -207,9 +208,10 @@ def usable_normals(
     _compare_with_test(dataset, hashes, pixels, preprocess.config.reading, reporter)
     usable = _without_leaks(dataset, usable, hashes, pixels, reporter)
     if not normals and dataset.records:
+        images = amount(len(dataset.records), "image")
         raise DataError(
-            f"{dataset.root}: nothing to learn from; of its {len(dataset.records)} images each is "
-            "anomalous or of the test part"
+            f"{dataset.root}: nothing to learn from; of its {images} each is anomalous or of the "
+            "test part"
         )
     if not usable:
         reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
@@ -219,10 +221,8 @@ def usable_normals(
     if copies and len(usable) == copies + 1:
         raise DataError(f"{dataset.root}: all {len(usable)} normal images are one, pixel by pixel")
     if copies:
-        reporter.warn(
-            f"{copies} images are exact copies of others, pixel by pixel; copies stay on one side "
-            "of the split"
-        )
+        images = amount(copies, "image is an exact copy", "images are exact copies")
+        reporter.warn(f"{images} of others, pixel by pixel; copies stay on one side of the split")
     if unnamed := warning_of(record.group for record in normals):
         reporter.warn(unnamed)
     warn_of(left_out, reporter)
@@ -247,7 +247,7 @@ def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
 def warn_of_scaled(notes: Iterable[str], reporter: Reporter) -> None:
     """Say how many images were scaled, from the note of each, "" for those that were not."""
     for note, count in Counter(note for note in notes if note).items():
-        reporter.warn(f"{count} images: {note}")
+        reporter.warn(f"{amount(count, 'image')}: {note}")
 
 
 def _without_leaks(
@@ -265,9 +265,10 @@ def _without_leaks(
         copies = {each.id: names[pixels[each.id]] for each in usable if pixels[each.id] in names}
         usable = [record for record in usable if record.id not in copies]
         for first, other in list(copies.items())[:1]:
+            images = amount(len(copies), "normal image has", "normal images have")
             reporter.warn(
-                f"{len(copies)} normal images have exactly the pixels of images kept for testing, "
-                f"as {first} those of {other}; they are left out"
+                f"{images} exactly the pixels of images kept for testing, as {first} those of "
+                f"{other}: left out"
             )
     split.refuse_leaks(usable, testing, hashes, pixels)
 

@@ -12,6 +12,7 @@ from anodetect.pacs.pull import pull as pull_series
 from anodetect.pacs.push import PushResult, pushable
 from anodetect.pacs.push import push as push_results
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 
 def pull(
@@ -83,17 +84,17 @@ def own_side(
 
 def pulled_text(result: PullResult) -> str:
     """Return what `pull` returns, as text."""
-    text = (
-        f"{result.series} series, {result.fetched} objects fetched, {result.present} there before"
-    )
+    fetched = amount(result.fetched, "object")
+    text = f"{result.series} series, {fetched} fetched, {result.present} there before"
     if result.incomplete:
-        text += f"; {result.incomplete} series incomplete, {result.missing} objects missing"
+        missing = amount(result.missing, "object")
+        text += f"; {result.incomplete} series incomplete, {missing} missing"
     return f"{text}: {result.out}"
 
 
 def pushed_text(result: PushResult) -> str:
     """Return what `push` returns, as lines of text."""
-    counts = f"{result.pushed} objects taken, {result.before} there before"
+    counts = f"{amount(result.pushed, 'object')} taken, {result.before} there before"
     return "\n".join([f"{counts}, {len(result.failures)} not taken", *result.failures])
 
 

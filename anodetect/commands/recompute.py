@@ -16,7 +16,7 @@ from anodetect.commands.labelled import measure_of
 from anodetect.commands.remeasure import measure_pixels
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
-from anodetect.files import first_of, printable, sha256_of
+from anodetect.files import printable, sha256_of
 from anodetect.output import recorded
 from anodetect.output.regions import FILE as REGIONS_FILE
 from anodetect.output.regions import find_regions, read_regions
@@ -34,6 +34,7 @@ from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.mask_rule import MaskRule
 from anodetect.types import Bools, Floats
+from anodetect.words import amount, first_of
 
 # What audit.json repeats of a run. The texts and facts of the second kind are worded by a release.
 OF_RUN = ("detector", "data", "calibration", "scale")
@@ -144,7 +145,8 @@ def _compare_tables(scored: ScoreDirectory, found: Findings) -> None:
     count = len(scored.table) + audit.erased_rows().total()
     if audit.listed is None or count == audit.listed:
         return
-    text = f"{count} files have a row, but {audit.listed} were found"
+    files = amount(count, "file has", "files have")
+    text = f"{files} a row, but {amount(audit.listed, 'was', 'were')} found"
     if (audit.shard == "1/1" and not audit.merged_from) or count > audit.listed:
         found.problems.append(text)
     elif audit.merged_from:
@@ -260,8 +262,9 @@ def _compare_copies(scored: ScoreDirectory, found: Findings) -> None:
     ):
         found.problems.append("the copies in audit.json do not follow from the rows")
     if lacking and audit.format != format2.FORMAT and len(names) > 1:
+        rows = amount(lacking, "row lacks", "rows lack")
         found.not_looked_at.append(
-            f"copies: {lacking} rows lack the hashes of pixels, as those of older releases do"
+            f"copies: {rows} the hashes of pixels, as those of older releases do"
         )
 
 
@@ -329,7 +332,8 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
     if unknown:
         found.problems.append(f"{REGIONS_FILE} has regions of {unknown[0]}, which has no score")
     if missing:
-        found.not_looked_at.append(f"masks and outlines of {missing} files without a float map")
+        files = amount(missing, "file")
+        found.not_looked_at.append(f"masks and outlines of {files} without a float map")
 
 
 def _name_resampled(scored: ScoreDirectory, found: Findings) -> None:

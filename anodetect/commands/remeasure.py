@@ -11,6 +11,7 @@ from anodetect.record.directories import ScoreDirectory
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.mask_use import MaskUse, use_of
+from anodetect.words import amount
 
 
 def measure_pixels(scored: ScoreDirectory, data: Path | None) -> tuple[Measure | None, str]:
@@ -53,8 +54,12 @@ def _measured(scored: ScoreDirectory, data: Path) -> tuple[Measure, str]:
     known = evaluation.masks if evaluation and evaluation.masks else MaskUse()
     lost = [name for name in masks.missing if name not in known.missing]
     if without_map:
-        return measure, f"{without_map} labelled images have no float map"
-    for what, names in (("images with their label", unknown), ("masks", lost)):
+        images = amount(without_map, "labelled image has", "labelled images have")
+        return measure, f"{images} no float map"
+    for one, many, names in (
+        ("image with its label is", "images with their label are", unknown),
+        ("mask is", "masks are", lost),
+    ):
         if names:
-            return measure, f"{len(names)} {what} are not in {data}, first of {names[0]}"
+            return measure, f"{amount(len(names), one, many)} not in {data}, first of {names[0]}"
     return measure, ""

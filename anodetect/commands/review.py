@@ -15,6 +15,7 @@ from anodetect.record import directories, moved, reviews
 from anodetect.record.reviews import DATABASE, JUDGEMENTS, SIGNING_KEY, Judgement
 from anodetect.record.signatures import private_key
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 OPENED = "ANODETECT_OPENED"  # the address that the app opens in the user's browser
 KEYS = "1234"  # of the verdicts, in the order of JUDGEMENTS
@@ -155,7 +156,7 @@ def ends(folders: Sequence[Path]) -> list[str]:
         own = [review for review in reviews.read(folder / reviews.FILE) if review.head == head]
         if own:
             found.append(
-                f"{folder}: {len(own)} reviews; to check them later: "
+                f"{folder}: {amount(len(own), 'review')}; to check them later: "
                 f"anodetect verify {shlex.quote(str(folder))} --reviews {own[-1].hash}"
             )
 

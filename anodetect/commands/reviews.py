@@ -32,6 +32,7 @@ from anodetect.record.reviews import Review
 from anodetect.record.rows import ScoreRow, SliceRow
 from anodetect.stats.agreement import LABELS, consensus
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 Form = Literal["manifest", "coco", "masks"]
 MASKS = "masks"  # the folder of masks
@@ -57,8 +58,8 @@ class ReviewsExport:
 
     def text(self) -> str:
         lines = [
-            f"{self.normal} normal and {self.anomalous} anomalous cases, {self.regions} regions: "
-            f"{self.out}"
+            f"{self.normal} normal and {amount(self.anomalous, 'anomalous case')}, "
+            f"{amount(self.regions, 'region')}: {self.out}"
         ]
         if self.left_out:
             lines.append(f"left out: {counted(self.left_out)}")

@@ -39,7 +39,7 @@ from anodetect.data.records import Problem, Record
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DiskFullError, Interrupted, nearest
-from anodetect.files import first_of, path_or_none
+from anodetect.files import path_or_none
 from anodetect.model.devices import check_device
 from anodetect.model.loading import Failed
 from anodetect.model.read_ahead import BATCH
@@ -65,6 +65,7 @@ from anodetect.stats.decision import Rule, statement
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed
 from anodetect.types import Floats, Reporter, Silent
+from anodetect.words import amount, first_of
 
 ENGINES = {"local": "anodetect.engines.local:engine", "ray": "anodetect.engines.cluster:engine"}
 PROMPT = 1.0  # seconds after which finished files go to the journal
@@ -322,11 +323,10 @@ def options_of(scoring: Scoring) -> dict[str, Any]:
 
 
 def _warn_of_known(known: int, reporter: Reporter) -> None:
+    took_part = "of these images took part in training or calibration"
     if known:
-        reporter.warn(
-            f"{known} of these images took part in training or calibration; their p-values are not "
-            "valid"
-        )
+        text = amount(known, f"{took_part}; its p-value is", f"{took_part}; their p-values are")
+        reporter.warn(f"{text} not valid")
 
 
 # -- File by file ----------------------------------------------------------------------------------
@@ -443,7 +443,8 @@ def _score_all(
         done.add(entry.row.path)
     progress.resumed = len(done)
     if done:
-        reporter.say(f"{len(done)} of {len(records)} files were finished before; going on")
+        files = amount(len(records), "file")
+        reporter.say(f"{len(done)} of {files} finished before; going on")
 
     todo = records
     if done and isinstance(records, Listing):
@@ -457,9 +458,9 @@ def _score_all(
             for scored, entry in _journaled(entries, journal):
                 progress.add(entry, known.get(entry.row.path), scored)
     except KeyboardInterrupt:
+        files = amount(len(records), "file")
         raise Interrupted(
-            f"stopped after {progress.count} of {len(records)} files; the same command with "
-            "--resume goes on"
+            f"stopped after {progress.count} of {files}; the same command with --resume goes on"
         ) from None
     return Speed(progress.count - len(done), started, time.monotonic() - started)
 

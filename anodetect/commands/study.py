@@ -16,6 +16,7 @@ from anodetect.record.rows import to_table
 from anodetect.record.tables import write_table
 from anodetect.stats.metrics import Interval
 from anodetect.stats.readings import ReaderResult, Share
+from anodetect.words import amount
 
 TABLE, RESULTS = "readings.csv", "results.json"
 
@@ -36,7 +37,7 @@ class Planned:
     def text(self) -> str:
         shares = ", ".join(f"{name} {count}" for name, count in self.to_read.items())
         return (
-            f"{self.file}: {self.cases} cases to read: {shares}\n"
+            f"{self.file}: {amount(self.cases, 'case')} to read: {shares}\n"
             f"plan {self.hash}, which each verdict will name; keep it elsewhere"
         )
 
@@ -54,7 +55,8 @@ class StudyExport:
         return self.results.as_json() | {"out": str(self.out), "readings": self.readings}
 
     def text(self) -> str:
-        return "\n".join([*lines(self.results), f"{self.readings} readings: {self.out / TABLE}"])
+        readings = f"{amount(self.readings, 'reading')}: {self.out / TABLE}"
+        return "\n".join([*lines(self.results), readings])
 
 
 def plan(
@@ -138,8 +140,8 @@ def export(directory: Path, out: Path) -> StudyExport:
 def lines(results: Results) -> list[str]:
     """Return the results of a study as lines of text."""
     found = [
-        f"{results.complete} of {results.cases} cases complete; readers differed on "
-        f"{results.disputed}, of which {results.adjudicated} were adjudicated"
+        f"{results.complete} of {amount(results.cases, 'case')} complete; readers differed on "
+        f"{results.disputed}, of which {amount(results.adjudicated, 'was', 'were')} adjudicated"
     ]
     for reader in results.readers:
         found.append(f"{reader.reader}: {_reader_text(reader, results.to_read[reader.reader])}")

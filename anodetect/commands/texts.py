@@ -10,6 +10,7 @@ from rich.table import Table
 
 from anodetect.data.cards import Page
 from anodetect.data.scan import counted
+from anodetect.words import amount
 
 if TYPE_CHECKING:  # most commands need none of what these import
     from anodetect.commands.maps import MapsResult
@@ -47,10 +48,10 @@ def scores_text(result: "MergeResult", speed: float | None = None) -> str:
 def maps_text(result: "MapsResult") -> str:
     """Return what `maps` returns, as lines of text."""
     made = {each.path: each.exact for each in result.files}
-    lines = [f"files of {len(made)} inputs in {result.out}"]
+    lines = [f"files of {amount(len(made), 'input')} in {result.out}"]
     if not all(made.values()):
-        count = sum(not exact for exact in made.values())
-        lines.append(f"{count} scores are as recorded but for their last bits, on another machine")
+        scores = amount(sum(not exact for exact in made.values()), "score is", "scores are")
+        lines.append(f"{scores} as recorded but for the last bits, on another machine")
     lines += [f"  {reason}" for reason in result.failures]
     return "\n".join(lines)
 
@@ -59,8 +60,8 @@ def evaluation_text(result: "EvaluateResult") -> str:
     """Return what `evaluate` returns, as lines of text."""
     whole = result.whole
     lines = [
-        f"{whole.n_normal} normal and {whole.n_anomalous} anomalous images "
-        f"in {whole.n_groups} groups"
+        f"{whole.n_normal} normal and {amount(whole.n_anomalous, 'anomalous image')} "
+        f"in {amount(whole.n_groups, 'group')}"
     ]
     for name, interval in whole.image.items():
         note = f"  ({interval.note})" if interval.note else ""
@@ -98,7 +99,7 @@ def _lesion_lines(lesions: "LesionMetrics") -> list[str]:
         rates.append(f"{each.false_regions:g}: {each.value:.3f}{bounds}")
     unit = "voxels" if per == "volume" else "pixels"
     lines = [
-        f"masks find {lesions.found} of {lesions.lesions} lesions, with "
+        f"masks find {lesions.found} of {amount(lesions.lesions, 'lesion')}, with "
         f"{lesions.false_regions:.2f} false regions per {per}",
         f"sensitivity at false regions per {per}: {', '.join(rates)}; "
         f"mean {lesions.mean_sensitivity:.3f}",
@@ -116,15 +117,16 @@ def _reliability_lines(found: "ClassifierReliability") -> list[str]:
     """Return the reliability in words, and the diagram as a line for each bin with images."""
     whole = found.reliability
     lines = [
-        f"classifier, {whole.count} normal images of its classes: accuracy {whole.accuracy:.3f}, "
+        f"classifier, {amount(whole.count, 'normal image')} of its classes: accuracy "
+        f"{whole.accuracy:.3f}, "
         f"mean confidence {whole.confidence:.3f}, ECE {whole.ece:.3f}; "
         f"best calibrated at temperature {found.temperature:.2f}"
     ]
     for each in whole.bins:
         if each.count:
             lines.append(
-                f"  confidence {each.low:.1f} to {each.high:.1f}: {each.count} images, mean "
-                f"{each.confidence:.3f}, correct {each.accuracy:.3f}"
+                f"  confidence {each.low:.1f} to {each.high:.1f}: {amount(each.count, 'image')}, "
+                f"mean {each.confidence:.3f}, correct {each.accuracy:.3f}"
             )
 
     return lines
@@ -201,7 +203,7 @@ def verdict_text(verdict: "Verdict", directory: Path) -> str:
         part: Part = getattr(verdict, name)
         lines.append(f"{name + ':':<10}{part.state}: {part.why}")
     if verdict.head:
-        lines.append(f"head {verdict.head}, {verdict.rows} rows")
+        lines.append(f"head {verdict.head}, {amount(verdict.rows, 'row')}")
         when = verdict.ended or "an unknown day"
         lines.append(f"of {verdict.root or 'unknown images'}, scored by {verdict.run} until {when}")
 

@@ -57,6 +57,7 @@ from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import PlantedTrials, detection_limit
 from anodetect.stats.mask_choice import ChosenMeasure, MeasureChoice
 from anodetect.types import Clusterer, Reporter, Silent
+from anodetect.words import amount
 
 LONG = 2.0  # times as long as wide, from which on squeezing is worth a warning
 PLANTED = "planted_auroc "  # begins the names of what planted defects compared
@@ -498,9 +499,10 @@ def _assign(
     few."""
     records = normals.records
     if dims == 3 and len(records) < split.MINIMUM:
+        volumes = amount(len(records), "normal volume is", "normal volumes are")
         raise DataError(
-            f"{len(records)} normal volumes are too few for --dims 3: at least {split.MINIMUM} are "
-            "needed, since each counts as one; slice by slice (--dims 2) every slice counts"
+            f"{volumes} too few for --dims 3: at least {split.MINIMUM} are needed, since each "
+            "counts as one; slice by slice (--dims 2) every slice counts"
         )
     count = _folds(request, detector, records, to_fit)
     if count:
@@ -685,7 +687,7 @@ def outcome_lines(log: Sequence[Mapping[str, Any]]) -> list[str]:
                     compared.append(f"{name.removeprefix(PLANTED)} {value:.3f}")
             lines.append(
                 f"what counts: {entry['weights']} (AUROC of defects planted in "
-                f"{entry['planted']} images: {', '.join(compared)})"
+                f"{amount(entry['planted'], 'image')}: {', '.join(compared)})"
             )
 
     return lines

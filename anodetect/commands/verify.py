@@ -10,6 +10,7 @@ from anodetect.model.devices import check_device
 from anodetect.record import directories, one_row, verification
 from anodetect.record.parts import part_of
 from anodetect.record.verification import Verdict
+from anodetect.words import amount
 
 
 def verify(
@@ -59,7 +60,9 @@ def verify(
     unread = verification.images_not_read(verdict.root)
     rest = [text for text in verdict.not_looked_at if text != unread]
     if rescore < verdict.rows:
-        rest.insert(0, f"{rescore} of {verdict.rows} images were scored again, the others not read")
+        of = f"of {verdict.rows} images"
+        images = amount(rescore, f"{of} was", f"{of} were")
+        rest.insert(0, f"{images} scored again, the others not read")
     return replace(verdict, not_looked_at=tuple(rest))
 
 

@@ -37,6 +37,7 @@ from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.decision import Rule, decide_one
 from anodetect.stats.drift import Follower
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 PAUSE = 0.2  # seconds after which it is seen that the command is to stop
 LOOK = 1.0  # seconds between two looks at the whole folder, or more where looking takes long
@@ -88,7 +89,8 @@ class WatchResult:
     def text(self) -> str:
         """Return it in words."""
         text = f"{self.scored} scored, {self.failed} failed, {self.flagged} flagged"
-        text = f"{text}; {self.passed_over} files are no images, {self.unheard} alarms not heard"
+        others = amount(self.passed_over, "file is no image", "files are no images")
+        text = f"{text}; {others}, {amount(self.unheard, 'alarm')} not heard"
         return "\n".join([text, *[f"closed: {each}" for each in self.records]])
 
 
@@ -337,7 +339,8 @@ class Watching:
             self._take_lost_again(record)
             self._send_again(record)
             if record.progress.count:
-                self.reporter.say(f"{folder.name}: going on after {record.progress.count} files")
+                files = amount(record.progress.count, "file")
+                self.reporter.say(f"{folder.name}: going on after {files}")
 
     def _take_lost_again(self, record: OpenRecord) -> None:
         """Let files be scored again that were noted as rows of a record that was left open, but are

@@ -22,6 +22,7 @@ from PIL import Image
 from anodetect.data.drawings import Disc, Drawing, Points, Stamp
 from anodetect.errors import ImageError, one_line
 from anodetect.types import Bools
+from anodetect.words import amount
 
 SUFFIXES = (".json", ".txt", ".xml")
 MOST = 2**30  # bytes of a file that is read
@@ -368,7 +369,8 @@ def _yolo(text: str) -> Drawing:
         rest = values[1:]
         is_box = len(rest) == BOX
         if not is_box and (len(rest) < 2 * LEAST_POINTS or len(rest) % 2):
-            raise ImageError(f"line {number} has {len(rest)} numbers; a box or points are expected")
+            numbers = amount(len(rest), "number")
+            raise ImageError(f"line {number} has {numbers}; a box or points are expected")
         if not (rest >= -OUTSIDE).all() or not (rest <= 1 + OUTSIDE).all():
             raise ImageError(f"line {number} is not in shares of the image's sides, from 0 to 1")
         if is_box:

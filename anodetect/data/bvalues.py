@@ -13,6 +13,7 @@ from anodetect.data import formats
 from anodetect.data.reading import Component
 from anodetect.data.volume_headers import volumes_in
 from anodetect.errors import ImageError
+from anodetect.words import amount
 
 SUFFIX = ".bval"
 LARGEST = 2**20  # bytes of a file that is read
@@ -61,9 +62,10 @@ def number_of(path: Path, component: Component) -> int | None:
     if count is None or (count == 1 and component is None):
         return None  # decoding it says what is wrong, if anything is
     if len(names) != count:
+        values, volumes = amount(len(names), "b-value"), amount(count, "volume")
         raise ImageError(
-            f"{len(names)} b-values beside a file of {count} volumes; correct its {SUFFIX} file, "
-            "or choose a volume by its number: --select 0"
+            f"{values} beside a file of {volumes}; correct its {SUFFIX} file, or choose a volume "
+            "by its number: --select 0"
         )
     return _chosen(names, component)
 
@@ -76,7 +78,8 @@ def _chosen(names: Sequence[str], component: str | None) -> int:
     listed = ", ".join(map(repr, names[:MOST_NAMES]))
     listed += ", …" if len(names) > MOST_NAMES else ""
     if component is not None:
-        raise ImageError(f"no component {component!r} in a file of {len(names)} volumes: {listed}")
+        volumes = amount(len(names), "volume")
+        raise ImageError(f"no component {component!r} in a file of {volumes}: {listed}")
     raise ImageError(
         f"{len(names)} volumes in one file: {listed}; choose one: --select NAME, or a column "
         "'component' in manifest.csv"

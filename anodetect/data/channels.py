@@ -10,6 +10,7 @@ from typing import Any
 
 from anodetect.data.formats import suffix_of
 from anodetect.errors import ConfigError
+from anodetect.words import amount
 
 MOST = 12  # channels of an image; features have more
 NAME = re.compile(r"\w[\w.+-]*")
@@ -115,7 +116,8 @@ def check_name(name: str, before: Mapping[str, object], where: str) -> None:
 def check_count(names: Sequence[str] | Mapping[str, object], where: str) -> None:
     """Raise ConfigError if there are too few or too many channels."""
     if not 2 <= len(names) <= MOST:
-        raise ConfigError(f"{where}: {len(names)} channel(s); 2 to {MOST} are expected")
+        channels = amount(len(names), "channel")
+        raise ConfigError(f"{where}: {channels}; 2 to {MOST} are expected")
 
 
 def matched(pattern: str, path: Sequence[str], others: Sequence[str] = ()) -> Match | None:

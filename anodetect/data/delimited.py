@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anodetect.errors import DataError
+from anodetect.words import amount
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -125,7 +126,8 @@ def _by_column(where: str, columns: Sequence[str], values: list[str]) -> dict[st
     while len(values) > len(columns) and not values[-1]:
         values = values[:-1]
     if len(values) != len(columns):
-        raise DataError(f"{where}: {len(values)} fields, but the header has {len(columns)}")
+        fields = amount(len(values), "field")
+        raise DataError(f"{where}: {fields}, but the header has {len(columns)}")
 
     found: dict[str, str] = {}
     for name, value in zip(columns, values, strict=True):

@@ -65,6 +65,7 @@ from anodetect.data.uneven import line_through
 from anodetect.data.volumes import MAX_VOXELS, Volume, checked
 from anodetect.errors import ImageError
 from anodetect.types import Floats
+from anodetect.words import amount
 
 META_START = b"\x02\x00\x00\x00UL\x04\x00"  # of a file without its preamble
 # Of a file that is a bare data set: the first attributes of group 8.
@@ -448,7 +449,8 @@ def _check_apart(places: Sequence[Frame]) -> None:
     along = np.array([frame.position @ normal_of(places[0]) for frame in places])
     double = int((np.diff(along) < SAME_PLACE).sum())
     if double:
+        of = f"of {len(places)} images"
         raise ImageError(
-            f"{double} of {len(places)} images lie at the place of another; "
+            f"{amount(double, f'{of} lies', f'{of} lie')} at the place of another; "
             "keep one image of each slice"
         )

@@ -17,6 +17,7 @@ from pydicom.uid import UID, SegmentationStorage
 from anodetect.data.dicom_head import PARTS, TOMOGRAPHIC
 from anodetect.data.volumes import MAX_VOXELS
 from anodetect.errors import ImageError
+from anodetect.words import amount
 
 TOMOGRAMS = ("RECON TOMO", "RECON GATED TOMO")  # of nuclear medicine
 PLACE_TAGS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -79,7 +80,8 @@ def frames(header: Dataset, file: int) -> list[Frame]:
     count = frame_count(header)
     groups = functional_groups(header)
     if groups and len(groups) != count:
-        raise ImageError(f"{count} frames, but {len(groups)} are described")
+        described = amount(len(groups), "is", "are")
+        raise ImageError(f"{amount(count, 'frame')}, but {described} described")
     if not groups and count == 1:
         groups = [header]
 

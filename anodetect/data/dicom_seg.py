@@ -15,6 +15,7 @@ from anodetect.data.uneven import indices_of
 from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
 from anodetect.types import Bools
+from anodetect.words import amount
 
 LABEL_MAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 OFF_GRID = "its mask does not lie on the same grid"
@@ -62,7 +63,9 @@ def _marked_frames(header: Dataset, count: int) -> Bools:
     rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
     described = int(header.get("NumberOfFrames") or 1)
     if described != count:
-        raise ImageError(f"its mask has {described} frames, but {count} are described")
+        raise ImageError(
+            f"its mask has {amount(described, 'frame')}, but {amount(count, 'is', 'are')} described"
+        )
     if not 0 < rows * columns * count <= MAX_VOXELS:
         raise ImageError(f"its mask has more than {MAX_VOXELS} voxels, or none")
 

@@ -12,6 +12,7 @@ from anodetect.data.dicom_pixels import is_rescaled
 from anodetect.data.volumes import FIXED_UNITS
 from anodetect.errors import ImageError
 from anodetect.types import Floats
+from anodetect.words import amount
 
 LEAST_DENSE = -200.0  # Hounsfield units; some of what a CT shows is less dense: air, lung or fat
 
@@ -28,9 +29,10 @@ def check_scaled_alike(headers: Iterable[Dataset]) -> None:
             scaled += bool(group.get("ModalityLUTSequence")) or is_rescaled(group)
             is_scale |= _is_scale(group)
     if is_scale and scaled < count:
+        of = f"of {count} images"
         raise ImageError(
-            f"{count - scaled} of {count} images lack RescaleSlope and RescaleIntercept, which the "
-            "others have; correct their headers"
+            f"{amount(count - scaled, f'{of} lacks', f'{of} lack')} RescaleSlope and "
+            "RescaleIntercept, which the others have; correct their headers"
         )
 
 

@@ -11,7 +11,7 @@ from anodetect.data import names
 from anodetect.data.annotations import is_annotation
 from anodetect.data.named_images import Image
 from anodetect.data.records import is_volume
-from anodetect.files import first_of
+from anodetect.words import amount, first_of
 
 WHAT_TO_DO = "name what is normal with --kind-normal NAME, or list the images in a manifest.csv"
 
@@ -120,9 +120,10 @@ def of_contents(images: Iterable[Image]) -> str:
     counts = Counter("volumes" if is_volume(image.record) else "pictures" for image in images)
     if len(counts) < 2:
         return ""
+    pictures = amount(counts["pictures"], "single image")
     return (
-        f"{counts['pictures']} single images beside {counts['volumes']} volumes; put them into "
-        "folders of their own, or list what is normal in a manifest.csv"
+        f"{pictures} beside {amount(counts['volumes'], 'volume')}; put them into folders of "
+        "their own, or list what is normal in a manifest.csv"
     )
 
 

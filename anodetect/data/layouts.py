@@ -28,7 +28,8 @@ from anodetect.data.split import position
 from anodetect.data.truth_files import NNUNET_IMAGES
 from anodetect.data.walk import Walked
 from anodetect.errors import DataError, nearest
-from anodetect.files import first_of, path_text
+from anodetect.files import path_text
+from anodetect.words import first_of
 
 TEST_SHARE = 0.2  # of normals, where a layout has no test part
 BESIDE = "images beside the parts of the data set"

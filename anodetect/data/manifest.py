@@ -30,6 +30,7 @@ from anodetect.data.volume_headers import volumes_in
 from anodetect.data.walk import LINK_OUT
 from anodetect.errors import DataError
 from anodetect.files import is_below, leads_out, path_text
+from anodetect.words import amount
 
 MANIFEST = "manifest.csv"
 LABELS: dict[str, int | None] = {
@@ -135,9 +136,9 @@ def _doubt_of_masks(file: Path, records: Sequence[Record]) -> str:
     masked = [r for r in records if r.masks and r.label is None and r.split != "test"]
     if not masked:
         return ""
-    images = "image has" if len(masked) == 1 else "images have"
+    images = amount(len(masked), "image has", "images have")
     return (
-        f"{file}: {len(masked)} {images} a mask, no label and no split 'test' (the first: "
+        f"{file}: {images} a mask, no label and no split 'test' (the first: "
         f"{masked[0].id}); write label 0 (normal) or 1 (anomalous)"
     )
 
@@ -251,7 +252,8 @@ def _check_component(path: Path, component: str, where: str) -> None:
             f"{where}: {path.name} holds one volume and no components; leave the column empty"
         )
     if count is not None and int(component) >= count:
-        raise DataError(f"{where}: no component {component} in a file of {count} volumes")
+        volumes = amount(count, "volume")
+        raise DataError(f"{where}: no component {component} in a file of {volumes}")
 
 
 def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) -> None:

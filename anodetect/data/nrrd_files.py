@@ -16,6 +16,7 @@ from anodetect.data.colours import COUNTS, as_colours
 from anodetect.data.geometry import Affine
 from anodetect.data.volumes import Volume, checked, volume_shape
 from anodetect.errors import ImageError
+from anodetect.words import amount
 
 PIECE = 2**20  # bytes to inflate at a time
 DATA_FILE = re.compile(rb"^data ?file:[ \t]*(.*?)\s*$", re.MULTILINE | re.IGNORECASE)
@@ -143,7 +144,9 @@ def nrrd_space(header: Any, units: list[float]) -> tuple[list[int], Affine]:
     directions = [np.asarray(each) for each in header["space directions"]]
     axes = [axis for axis, each in enumerate(directions) if not np.isnan(each).all()]
     if len(axes) != 3:
-        raise ImageError(f"{len(axes)} axes lie in space; a volume has three")
+        raise ImageError(
+            f"{amount(len(axes), 'axis lies', 'axes lie')} in space; a volume has three"
+        )
 
     affine = np.eye(4)
     affine[:3, :3] = np.stack([directions[axis] for axis in axes], axis=1)

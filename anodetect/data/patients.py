@@ -4,6 +4,8 @@ none does."""
 import re
 from collections.abc import Iterable, Mapping
 
+from anodetect.words import amount
+
 STUDY = "study-"  # the beginning of the group of files that name no patient
 # Identifiers that are the same for any patient. With a number after it, one is a patient's own.
 ANYBODY = re.compile(
@@ -26,9 +28,9 @@ def warning_of(groups: Iterable[str]) -> str:
     if not count:
         return ""
     return (
-        f"{count} files name no patient (PatientID is blank or stands for any, such as ANONYMOUS): "
-        "each study counts as a patient of its own, although one may have several; a manifest's "
-        "column group says it"
+        f"{amount(count, 'file names', 'files name')} no patient (PatientID is blank or stands for "
+        "any, such as ANONYMOUS): each study counts as a patient of its own, although one may have "
+        "several; a manifest's column group says it"
     )
 
 
@@ -36,4 +38,4 @@ def line_of_notes(notes: Mapping[str, str]) -> str:
     """Return in one line how many records have a note, and the first of them; `notes` are by the
     records' ids, "" where nothing is to be known. "" if no record has one."""
     noted = [f"{name}: {note}" for name, note in notes.items() if note]
-    return f"{len(noted)} volumes with a note; the first: {noted[0]}" if noted else ""
+    return f"{amount(len(noted), 'volume')} with a note; the first: {noted[0]}" if noted else ""

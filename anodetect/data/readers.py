@@ -33,6 +33,7 @@ from anodetect.data.volumes import MAX_VOXELS, Volume
 from anodetect.errors import ImageError
 from anodetect.files import is_below, leads_out, path_text
 from anodetect.types import Bools, Floats
+from anodetect.words import amount
 
 MAX_BYTES = 8 * MAX_VOXELS + 2**24  # the largest volume, not compressed, and its header
 HALF_WHITE = 127  # of an 8-bit mask that was compressed with loss
@@ -365,7 +366,7 @@ def _checked(array: Array) -> Floats:
     image = as_float32(array)
     bad = 0 if array.dtype.kind in "uib" else image.size - np.count_nonzero(np.isfinite(image))
     if bad:
-        raise ImageError(f"{bad} pixels are NaN or infinite")
+        raise ImageError(f"{amount(int(bad), 'pixel is', 'pixels are')} NaN or infinite")
     return image
 
 

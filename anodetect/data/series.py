@@ -13,6 +13,7 @@ from anodetect.data.dicom_head import Headline
 from anodetect.data.records import Record
 from anodetect.data.walk import PassedOverCounts
 from anodetect.files import is_below, path_text
+from anodetect.words import amount
 
 Headlines = Mapping[Path, Headline]
 Place = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -143,9 +144,14 @@ def _note_of_apart(count: int) -> str:
 def _note_of_others(count: int) -> str:
     """Return what is to be known of a series beside which `count` images of another patient or
     study have its UID. They may be the other slices of one volume."""
+    images = amount(
+        count,
+        "more image with the UID of this series names another patient or study and is",
+        "more images with the UID of this series name another patient or study and are",
+    )
     return (
-        f"{count} more images with the UID of this series name another patient or study and are no "
-        "part of it; if all are slices of one volume, correct PatientID and StudyInstanceUID"
+        f"{images} no part of it; if all are slices of one volume, correct PatientID and "
+        "StudyInstanceUID"
     )
 
 

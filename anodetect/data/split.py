@@ -11,6 +11,7 @@ import numpy as np
 
 from anodetect.data.records import Record
 from anodetect.errors import DataError
+from anodetect.words import amount
 
 MINIMUM = 20  # images, below which nothing can be promised
 FEWEST = 2  # with `few`
@@ -72,8 +73,8 @@ def assign(records: Sequence[Record], *, few: bool = False, to_fit: Collection[s
     if len(records) < (FEWEST if few else MINIMUM):
         hint = "" if few else "; --allow-few takes a detector that needs no training"
         raise DataError(
-            f"{len(records)} normal images are too few; at least {FEWEST if few else MINIMUM} are "
-            f"needed, some hundreds are good{hint}"
+            f"{_normals(records)} too few; at least {FEWEST if few else MINIMUM} are needed, some "
+            f"hundreds are good{hint}"
         )
     if len(records) < MINIMUM:
         return Roles(list(records), [], [], dropped=FEW)
@@ -85,9 +86,10 @@ def assign(records: Sequence[Record], *, few: bool = False, to_fit: Collection[s
     order = [groups[name] for name in names if name not in to_fit]
     fit = [groups[name] for name in names if name in to_fit]
     if fit and len(order) < 2:
+        total = amount(len(groups), "group")
         raise DataError(
-            f"{len(fit)} of {len(groups)} groups have to be fitted on, as known anomalies are of "
-            "them; at least two others are needed, to tune and to calibrate with"
+            f"{amount(len(fit), f'of {total} has', f'of {total} have')} to be fitted on, as known "
+            "anomalies are of them; at least two others are needed, to tune and to calibrate with"
         )
     if len(groups) == 1:
         return Roles(list(records), [], [], dropped=ONE_GROUP)
@@ -127,7 +129,7 @@ def assign_folds(records: Sequence[Record], count: int, *, to_fit: Collection[st
     from.
     """
     if len(records) < MINIMUM:
-        raise DataError(f"{len(records)} normal images are too few for --folds; see --allow-few")
+        raise DataError(f"{_normals(records)} too few for --folds; see --allow-few")
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.group, []).append(record)
@@ -156,6 +158,11 @@ def assign_folds(records: Sequence[Record], count: int, *, to_fit: Collection[st
         folds.append(fold)
     kept = _fit_and_tune([*order, *fixed], len(fixed))
     return replace(kept, calibrate=list(chain.from_iterable(order)), folds=tuple(folds))
+
+
+def _normals(records: Sequence[Record]) -> str:
+    """Return the number of records with its noun and verb."""
+    return amount(len(records), "normal image is", "normal images are")
 
 
 def _fit_and_tune(groups: Sequence[list[Record]], fixed: int) -> Roles:

@@ -24,6 +24,7 @@ from anodetect.data.nifti_forms import note_of_forms, unit_of
 from anodetect.data.uneven import Doubles, describe
 from anodetect.errors import ImageError
 from anodetect.types import Bools, Floats
+from anodetect.words import amount
 
 MAX_VOXELS = 2**29  # 2 GB of float32
 SURROUNDED = 0.5  # share of a volume's surface that is NaN, from which on NaN is its background
@@ -281,7 +282,7 @@ def volume_shape(
         what = f"each voxel has {count} components" if vectors else f"{count} volumes in one file"
         raise ImageError(f"{what}; choose one: --select 0, or a column 'component' in manifest.csv")
     if component is not None and not 0 <= component < count:
-        raise ImageError(f"no component {component} in a file of {count} volumes")
+        raise ImageError(f"no component {component} in a file of {amount(count, 'volume')}")
     return int(sides[0]), int(sides[1]), int(sides[2])
 
 
@@ -325,7 +326,7 @@ def checked(volume: Volume) -> Volume:
     if _surrounds(holes) and np.isfinite(voxels[~holes].sum(dtype=np.float64)):
         return replace(volume, voxels=np.where(holes, voxels[~holes].min(), voxels))
     bad = voxels.size - int(np.isfinite(voxels).sum())
-    raise ImageError(f"{bad} voxels are NaN or infinite; replace them")
+    raise ImageError(f"{amount(bad, 'voxel is', 'voxels are')} NaN or infinite; replace them")
 
 
 def _surrounds(holes: Bools) -> bool:

@@ -49,6 +49,7 @@ from anodetect.nn.batching import in_micro_batches
 from anodetect.nn.inference import pick_device, to_tensor
 from anodetect.nn.onnx_file import OnnxNetwork, providers, read_onnx
 from anodetect.types import Batch, Floats, Scores, Seeds, State, TrainContext
+from anodetect.words import amount
 
 MICRO_BATCH = 16
 STEP = 0.02  # ε, of grey values from −1 to 1
@@ -205,9 +206,10 @@ class Classifier:
         channels, height, width = self._input_shape(shape)
         for name, values in (("mean", self.config.mean), ("deviation", self.config.deviation)):
             if len(values) not in (1, channels):
+                own = amount(len(values), "value")
                 raise ConfigError(
-                    f"detector.{name}: {len(values)} values, but the classifier's input has "
-                    f"{channels} channels"
+                    f"detector.{name}: {own}, but the classifier's input has "
+                    f"{amount(channels, 'channel')}"
                 )
         if self.config.grid > min(height, width):
             raise ConfigError(
@@ -239,8 +241,8 @@ class Classifier:
             )
         if self.classes and len(self.classes) != shape[1]:
             raise ConfigError(
-                f"detector.classes: {len(self.classes)} names, but the classifier has {shape[1]} "
-                "classes"
+                f"detector.classes: {amount(len(self.classes), 'name')}, but the classifier has "
+                f"{shape[1]} classes"
             )
 
     def _notes(self, sides: Sequence[int]) -> list[str]:

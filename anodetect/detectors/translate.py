@@ -54,6 +54,7 @@ from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.training import Training, TrainingBatch, optimize
 from anodetect.nn.unet import UNet, Widths, check_size
 from anodetect.types import Batch, Floats, PlantedCopies, Scores, Seeds, State, TrainContext
+from anodetect.words import amount
 
 PREFIX = "net."  # of the names of weights in a stored model
 
@@ -136,8 +137,8 @@ class Translate:
         if shape[0] <= max(config.source, config.target):
             raise ConfigError(
                 f"detector.source, detector.target: channel {config.source} is translated into "
-                f"channel {config.target}, and images have {shape[0]} channel(s); name the "
-                "files of two with --channels, or put them into red and green"
+                f"channel {config.target}, and images have {amount(shape[0], 'channel')}; name "
+                "the files of two with --channels, or put them into red and green"
             )
         check_size(shape[-1], config.widths, config.stem)
         self.standardizer.check(shape[0])

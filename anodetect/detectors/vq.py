@@ -54,6 +54,7 @@ from anodetect.nn.state import load_weights, module_state, with_channels_last
 from anodetect.nn.training import Losses, Training, TrainingBatch, optimize
 from anodetect.nn.unet import Widths
 from anodetect.types import Batch, Floats, Samples, Scores, Seeds, State, TrainContext
+from anodetect.words import amount
 
 STATES = 10  # of a chain that makes images
 ON_FEATURES = {
@@ -197,9 +198,10 @@ class VQ:
         self.grid = size // self.config.stem
         places = len(fit) * self.grid**2
         if places < self.config.codes:
+            have = amount(len(fit), f"image of {size} pixels has", f"images of {size} pixels have")
             raise DataError(
-                f"{len(fit)} images of {size} pixels have {places} places, too few for "
-                f"{self.config.codes} codes; lower detector.codes or detector.stem"
+                f"{have} {places} places, too few for {self.config.codes} codes; lower "
+                "detector.codes or detector.stem"
             )
         self.device = pick_device(context.device)
         torch.manual_seed(context.seed)  # initial weights

@@ -14,6 +14,7 @@ from typing import Protocol
 from anodetect.errors import AnodetectError, DataError, DiskFullError, Interrupted, RunError
 from anodetect.record.ledger import Job, Ledger, State
 from anodetect.types import Reporter
+from anodetect.words import amount
 
 ATTEMPTS = 5  # to score a job, after which what kills the process is not tried again
 SCORINGS = 3  # of a job that raise an error
@@ -97,7 +98,8 @@ class Arrivals:
         for job in waiting:
             self._take(job)
         if waiting:
-            self.reporter.say(f"{len(waiting)} jobs were not finished before; going on")
+            jobs = amount(len(waiting), "job was", "jobs were")
+            self.reporter.say(f"{jobs} not finished before; going on")
         if self.deliver is None:
             return
 
@@ -105,7 +107,8 @@ class Arrivals:
         for job in undelivered:
             self.ledger.move(job, "scored")
         if undelivered:
-            self.reporter.say(f"results of {len(undelivered)} jobs were not taken; trying again")
+            jobs = amount(len(undelivered), "job")
+            self.reporter.say(f"results of {jobs} were not taken; trying again")
 
     def step(self) -> None:
         """Do everything that can be done now."""
@@ -130,13 +133,13 @@ class Arrivals:
 
     def _say_of_new(self, job: Job) -> None:
         if job.expected is not None and job.files < job.expected:
-            self.reporter.warn(
-                f"job {job.number}: {job.files} of {job.expected} files came; scored as it is"
-            )
+            files = amount(job.expected, "file")
+            self.reporter.warn(f"job {job.number}: {job.files} of {files} came; scored as it is")
         if self.ledger.earlier(job.source, before=job.number):
+            files = amount(job.files, "more file")
             self.reporter.warn(
-                f"job {job.number}: {job.files} more files of something that was scored before; "
-                "all of it is scored again"
+                f"job {job.number}: {files} of something that was scored before; all of it is "
+                "scored again"
             )
 
     def _scored(self, job: Job) -> Job:
@@ -166,7 +169,7 @@ class Arrivals:
 
         self.retries.pop(job.number, None)
         self.reporter.say(
-            f"job {job.number}: {job.files} files, {_words(outcome)} "
+            f"job {job.number}: {amount(job.files, 'file')}, {_words(outcome)} "
             f"({time.monotonic() - began:.1f} s)"
         )
         return self.ledger.move(job, "scored" if self.deliver else "delivered")

@@ -26,6 +26,7 @@ from anodetect.record.directories import picture_of
 from anodetect.record.rows import JournalEntry, entry_from_json, entry_to_json
 from anodetect.record.runs import Run
 from anodetect.types import Reporter, Silent
+from anodetect.words import amount
 
 BLOCK = 4 * BATCH  # files handed out at a time
 SCHEMA = pa.schema([("entry", pa.binary()), ("picture", pa.binary())])
@@ -88,10 +89,9 @@ def _entries(
 
     try:
         share = _share(ray.nodes(), workers)
-        reporter.say(
-            f"{share['concurrency']} workers with {share['num_cpus']:g} CPUs and "
-            f"{share['num_gpus']} GPUs each"
-        )
+        processes = amount(share["concurrency"], "worker")
+        cpus, gpus = amount(share["num_cpus"], "CPU"), amount(share["num_gpus"], "GPU")
+        reporter.say(f"{processes} with {cpus} and {gpus} each")
         for done, entry in enumerate(_results(task, items, share)):
             reporter.progress("score", done, len(items), note())
             yield None, entry

@@ -30,6 +30,7 @@ from anodetect.imaging.log_scores import (
 )
 from anodetect.imaging.standardise import MICRO_BATCH
 from anodetect.types import Batch, Bools, Detector, Scores
+from anodetect.words import amount
 
 MOST_SETS = 62  # of absent channels: all of six channels, pairs and single ones of more
 MOST_IMAGES, LEAST_IMAGES = 64, 16  # to compare; the latter however little time there is
@@ -54,7 +55,8 @@ class Absences:
         for row in np.flatnonzero(lacking.any(1)).tolist():
             absent = tuple(np.flatnonzero(lacking[row, starts]).tolist())
             if absent not in self.without:
-                raise ImageError(f"{len(absent)} channels are absent; train without so many")
+                channels = amount(len(absent), "channel is", "channels are")
+                raise ImageError(f"{channels} absent; train without so many")
 
             own, whole = self.without[absent], self.whole
             z = z_scores(image[row], own.mean, own.deviation)

@@ -30,6 +30,7 @@ from anodetect.record.rows import ScoreRow, SliceRow, first_problem
 from anodetect.stats.agreement import UNDEFINED, summary
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import DetectionLimit, detection_limit, trials_of
+from anodetect.words import amount
 
 APP = "http://127.0.0.1:8501"  # where `anodetect review` serves the app by default
 FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
@@ -211,6 +212,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.tests["known"] = _is_known
+    templates.filters["amount"] = amount
     templates.filters["number"] = _number
     templates.filters["percent"] = _percent
     templates.filters["channel_names"] = _channel_names

@@ -23,6 +23,7 @@ from anodetect.files import WRITING, write_atomic
 from anodetect.pacs.archive import Archive, ArchiveError, FoundSeries, StudyQuery
 from anodetect.pacs.instances import SUFFIX, instance_of, is_uid
 from anodetect.types import Reporter
+from anodetect.words import amount
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("path", "group", "study", "modality", "description", "images", "missing")
@@ -132,7 +133,9 @@ def pull(archive: Archive, wanted: Wanted, out: Path, reporter: Reporter) -> Pul
     found = list(_found(archive, wanted, counts))
     if not found:
         raise DataError(f"{archive.name}: no series there is as wanted")
-    reporter.say(f"{len(found)} series are as wanted, {counts.passed_over} others are not")
+    series = amount(len(found), "series is", "series are")
+    others = amount(counts.passed_over, "other is", "others are")
+    reporter.say(f"{series} as wanted, {others} not")
     out.mkdir(parents=True, exist_ok=True)
 
     try:
@@ -178,7 +181,8 @@ def _fetch_all(
     """Fetch all series, one after another."""
     failures = 0
     for number, series in enumerate(found):
-        reporter.progress("pull", number, len(found), f"{counts.fetched} objects fetched")
+        fetched = amount(counts.fetched, "object")
+        reporter.progress("pull", number, len(found), f"{fetched} fetched")
         before = counts.fetched
         try:
             _fetch(archive, series, out, counts)
@@ -190,12 +194,14 @@ def _fetch_all(
             reporter.warn(f"series {number + 1} of {len(found)}: {error}")
         else:
             failures = 0
-    reporter.progress("pull", len(found), len(found), f"{counts.fetched} objects fetched")
+    fetched = amount(counts.fetched, "object")
+    reporter.progress("pull", len(found), len(found), f"{fetched} fetched")
 
     if partial := counts.incomplete():
+        those = amount(partial, f"of {len(found)} series is", f"of {len(found)} series are")
+        objects = amount(sum(counts.missing.values()), "object is", "objects are")
         reporter.warn(
-            f"{partial} of {len(found)} series are not complete, "
-            f"{sum(counts.missing.values())} objects are missing; the same command fetches them, "
+            f"{those} not complete, {objects} missing; the same command fetches what is missing, "
             "and manifest.csv says where"
         )
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from anodetect.files import write_atomic
 from anodetect.record.objects import object_of
+from anodetect.words import amount
 
 COMPONENTS_FILE = "components.json"
 EXAMPLES = 3  # names that are kept of each component
@@ -38,8 +39,8 @@ class Components:
         found = []
         for each in self.clusters:
             more = ", …" if each.images > len(each.examples) else ""
-            found.append(f"{each.images} images ({', '.join(each.examples)}{more})")
-        outside = f"; {self.outside} images in none of them" if self.outside else ""
+            found.append(f"{amount(each.images, 'image')} ({', '.join(each.examples)}{more})")
+        outside = f"; {amount(self.outside, 'image')} in none of them" if self.outside else ""
         return f"components of the fit images: {' · '.join(found)}{outside}"
 
     def as_json(self) -> dict[str, Any]:

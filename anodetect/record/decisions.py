@@ -16,6 +16,7 @@ from anodetect.stats.calibration import Calibration, Doubles
 from anodetect.stats.decision import Rule
 from anodetect.stats.group_size import comparison, volume_comparison
 from anodetect.types import Bools
+from anodetect.words import amount
 
 # Groups with this many times as many, or as few, images as calibration groups cannot be compared.
 SIZE_RATIO = 1.5
@@ -166,16 +167,17 @@ def volume_caveats(
     reasons = Counter(slices["unscored"].to_pylist())
     for reason in (LITTLE_FOREGROUND, UNSEEN):
         if reasons[reason]:
-            found.append(
-                f"{reasons[reason]} of {len(slices)} slices were not scored (NaN): {reason}"
-            )
+            of = f"of {amount(len(slices), 'slice')}"
+            those = amount(reasons[reason], f"{of} was", f"{of} were")
+            found.append(f"{those} not scored (NaN): {reason}")
     groups = calibration.n_groups
     if not volumes or not groups:
         return found
 
     if calibration.level(rate) != "group":
         found.append(
-            f"no volume or patient can be flagged at {rate:g}: {groups} calibration groups reach "
+            f"no volume or patient can be flagged at {rate:g}: "
+            f"{amount(groups, 'calibration group reaches', 'calibration groups reach')} "
             f"p-values of {1 / (groups + 1):.3f}; slices are flagged one by one"
         )
     found += _several_volumes(volumes, slices, calibration, rate)
@@ -186,10 +188,10 @@ def volume_caveats(
     usual = _images_a_group(calibration)
     count = float(np.median([scored[path] for path in seen]))
     if not usual / SIZE_RATIO <= count <= usual * SIZE_RATIO:
+        own, others = amount(count, "scored slice"), amount(usual, "image")
         found.append(
-            f"volumes have {count:g} scored slices, calibration groups {usual:g} images: a "
-            "volume's highest score is compared with that of a group of another size; calibrate on "
-            "volumes like these"
+            f"volumes have {own}, calibration groups {others}: a volume's highest score is "
+            "compared with that of a group of another size; calibrate on volumes like these"
         )
     return found
 
@@ -210,11 +212,11 @@ def _several_volumes(
             bounded.append(how)
     if bounded:
         finest = max(how.finest for how in bounded)
+        patients = amount(len(bounded), "patient has", "patients have")
         yield (
-            f"{len(bounded)} patients have several volumes, and too few calibration groups as many "
-            "slices: their p-values are as many times that of their highest volume, an upper "
-            f"bound, of which the smallest is {min(1.0, finest):.3f}; calibrate on groups like "
-            "these"
+            f"{patients} several volumes, and too few calibration groups as many slices: their "
+            "p-values are as many times that of their highest volume, an upper bound, of which the "
+            f"smallest is {min(1.0, finest):.3f}; calibrate on groups like these"
         )
 
 
@@ -229,10 +231,11 @@ def group_caveats(groups: pa.Table, calibration: Calibration, rate: float) -> li
     if how.parts == 1 and (how.finest <= rate or count <= usual):
         return []
 
+    own, compared = amount(count, "image"), amount(how.images, "image")
     return [
-        f"groups have {count:g} images, calibration groups {usual:g}: p-values of such groups are "
-        f"{how.parts} times those of {how.images} images, an upper bound, of which the smallest is "
-        f"{how.finest:.3f}; calibrate on groups like these"
+        f"groups have {own}, calibration groups {usual:g}: p-values of such groups are {how.parts} "
+        f"times those of {compared}, an upper bound, of which the smallest is {how.finest:.3f}; "
+        "calibrate on groups like these"
     ]
 
 

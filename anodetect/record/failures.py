@@ -7,6 +7,7 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.types import Bools
+from anodetect.words import amount
 
 MOST_REASONS = 30  # reasons that are listed one by one
 
@@ -51,7 +52,7 @@ class Reasons:
         rest = found[MOST_REASONS:]
         if rest:
             count = sum(each.count for each in rest)
-            others = Failure(f"{len(rest)} other reasons", count, rest[0].example)
+            others = Failure(amount(len(rest), "other reason"), count, rest[0].example)
             found[MOST_REASONS:] = [others]
         return found
 

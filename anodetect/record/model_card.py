@@ -5,6 +5,7 @@ from anodetect.imaging.backbones.table import DIGITS, EMBEDDED
 from anodetect.record.runs import RunHeader
 from anodetect.stats.calibration import DEFAULT_FAR, Calibration
 from anodetect.stats.limit import detection_limit, limit_table
+from anodetect.words import amount
 
 LIMIT_HEADING = "## Detection limit"  # of the card's last part
 
@@ -15,17 +16,18 @@ def model_card(header: RunHeader, calibration: Calibration) -> str:
     low, high = preprocess["range"]
     steps = ""
     if facts.steps:
-        steps = f", {facts.steps} steps, ended by {facts.stopped_by}"
+        steps = f", {amount(facts.steps, 'step')}, ended by {facts.stopped_by}"
     odd = ""
     if facts.odd_left_out:
+        images = amount(facts.odd_left_out, "image")
         odd = (
-            f"\n- Left out of fit by --drop-odd: {facts.odd_left_out} images, the hardest to "
+            f"\n- Left out of fit by --drop-odd: {images}, the hardest to "
             "explain from the others; calibration images stayed as they are"
         )
     known = ""
     if facts.known_anomalies:
         known = (
-            f"\n- Known anomalies: {facts.known_anomalies} images, learned from as such "
+            f"\n- Known anomalies: {amount(facts.known_anomalies, 'image')}, learned from as such "
             "(--known-anomalies); none of them is among\n  the normals to fit, tune or calibrate"
         )
     in_folds = ""
@@ -40,12 +42,12 @@ It says nothing about why, and it is not a medical device.
 
 - Detector: `{header.detector}` on `{header.sees}`, seed {facts.seed}; \
 trained {facts.trained_at}
-- Data: {as_code(header.data)}: {facts.fit_images} images to fit, {facts.tune_images} to tune,
-  {len(calibration.scores)} to calibrate ({calibration.n_groups} groups){in_folds}; \
-which ones, with their hashes: `manifest.csv`
+- Data: {as_code(header.data)}: {amount(facts.fit_images, "image")} to fit,
+  {facts.tune_images} to tune, {len(calibration.scores)} to calibrate \
+({amount(calibration.n_groups, "group")}){in_folds}; which ones, with their hashes: `manifest.csv`
 - Training: {facts.train_seconds:.1f} s{steps}
 - Given up: {facts.dropped or "nothing"}{odd}{known}
-- Images: {preprocess["channels"]} channel(s); values {low:g} to {high:g} become -1 to 1; \
+- Images: {amount(preprocess["channels"], "channel")}; values {low:g} to {high:g} become -1 to 1; \
 foreground:
   {foreground}{_brain_line(header)}{_backbone_lines(header)}
 - False alarms: {calibration.statement(DEFAULT_FAR)}

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from anodetect.files import write_atomic
 from anodetect.record.objects import object_of
+from anodetect.words import amount
 
 ODD_FILE = "odd.json"
 
@@ -54,7 +55,7 @@ class OddNormals:
         for image in self.images[:3]:
             place = "" if image.slice is None else f" slice {image.slice}"
             first.append(f"{image.path}{place} ({image.score:.2g} ×)")
-        some = f"; {self.left_out} were left out" if self.left_out else ""
+        some = f"; {amount(self.left_out, 'was', 'were')} left out" if self.left_out else ""
         if self.looked_at < self.fit_images:
             some += f"; {self.looked_at} of {self.fit_images} images were compared"
         return (

@@ -10,7 +10,6 @@ import pyarrow as pa
 from pyarrow import compute as pc
 
 from anodetect.errors import ConfigError, RunError
-from anodetect.files import first_of
 from anodetect.record import directories, signatures, verification
 from anodetect.record.audit import Audit
 from anodetect.record.chain import GAP, row_hash
@@ -18,6 +17,7 @@ from anodetect.record.merkle import CHAIN, LEAVES, OUTPUTS, group_root
 from anodetect.record.rows import ChainRow, OutputRow, Row, ScoreRow, rows_of
 from anodetect.record.tables import groups_with, readable
 from anodetect.record.verification import Verdict
+from anodetect.words import first_of
 
 R = TypeVar("R", bound=Row)
 

@@ -37,6 +37,7 @@ from anodetect.record.objects import object_of
 from anodetect.record.parts import Part, State, part_of
 from anodetect.record.rows import ScoreRow, first_problem
 from anodetect.record.signatures import Signature, signature_of
+from anodetect.words import amount
 
 FILE, SIGNED = "reviews.sqlite", "reviews.signed."
 CLOCKS = timedelta(minutes=10)  # by which the clocks of two machines may differ
@@ -198,9 +199,11 @@ def verify(
         problems.append(fault)
     erased = len(own) - len(given)
     if own and erased != sum(each.reviews for each in audit.erased):
-        problems.append(f"{erased} reviews are erased, which audit.json does not say")
+        are = amount(erased, "review is", "reviews are")
+        problems.append(f"{are} erased, which audit.json does not say")
     if others := len(all_reviews) - len(own):
-        problems.append(f"{others} reviews in {FILE} are of another record than this one")
+        theirs = amount(others, f"review in {FILE} is", f"reviews in {FILE} are")
+        problems.append(f"{theirs} of another record than this one")
 
     ends = {head: 0} | {review.hash: review.number for review in own}
     covered = -1
@@ -232,11 +235,11 @@ def _gone(what: str, own: Sequence[Review]) -> str:
 def _state(count: int, covered: int, end: str, *, present: bool) -> tuple[State, str]:
     """Return the state of unbroken reviews, of which the first `covered` are those that were kept
     or signed; -1 if nothing was."""
+    why = f"{amount(count, 'review')}; their chain ends with {end}"
     if covered == count:
-        return "authenticated", f"{count} reviews; their chain ends with {end}"
+        return "authenticated", why
     if not present:
         return "not covered", "there are none, and nothing says whether there were"
-    why = f"{count} reviews; their chain ends with {end}"
     if covered >= 0:
         why += f"; the first {covered} are those that were kept or signed, {count - covered} later"
     return "consistent", why

@@ -24,6 +24,7 @@ from anodetect.files import write_atomic
 from anodetect.record.objects import object_of
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.stats.spellings import spelled_alike
+from anodetect.words import amount
 
 FILE = "study.json"
 LARGEST = 2**26  # bytes of a plan
@@ -140,7 +141,9 @@ def make(
     scored = [row for row in rows if row.status == OK and row.sha256]
     if sample is not None:
         if not 0 < sample <= len(scored):
-            raise ConfigError(f"a sample of {sample}: there are {len(scored)} scored images")
+            are = "is" if len(scored) == 1 else "are"
+            images = amount(len(scored), "scored image")
+            raise ConfigError(f"a sample of {sample}: there {are} {images}")
         scored.sort(key=lambda row: (_draw(seed, "sample", _key(head, row)), row.path))
         scored = scored[:sample]
     if len(rows) > MOST_ROWS:

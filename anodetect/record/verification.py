@@ -18,7 +18,7 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from anodetect.errors import AnodetectError, RunError
-from anodetect.files import first_of, is_below, leads_out, path_text, sha256_of
+from anodetect.files import is_below, leads_out, path_text, sha256_of
 from anodetect.record import channel_files, directories, reports, reviews, signatures
 from anodetect.record.audit import Audit
 from anodetect.record.chain import GAP, START, chain_values, head_of, row_hash
@@ -30,6 +30,7 @@ from anodetect.record.parts import Part, part_of
 from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of
 from anodetect.record.signatures import SIGNATURE, SignedHead
 from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.words import amount, first_of
 
 UNCHECKABLE = (
     KeyError,
@@ -151,10 +152,10 @@ def against(
     if not audit.calibration.groups:
         notes.append(audit.calibration.statement(audit.rule.rate))
     for each in audit.erased:
-        count = sum(each.rows.values())
+        rows = amount(sum(each.rows.values()), "row")
+        verdicts = amount(each.reviews, "verdict")
         notes.append(
-            f"{count} rows and {each.reviews} verdicts were erased on {each.time}; the head before "
-            f"was {each.head}"
+            f"{rows} and {verdicts} were erased on {each.time}; the head before was {each.head}"
         )
     before = {each.head for each in audit.erased}
     if head is not None and head.lower() not in {audit.head, *before}:
@@ -245,7 +246,7 @@ def _not_kept(scored: ScoreDirectory) -> Iterator[str]:
         return  # the checks of rows and of decisions say why
     if count:
         yield (
-            f"maps, masks and outlines of {count} files: they were not kept (--keep "
+            f"maps, masks and outlines of {amount(count, 'file')}: they were not kept (--keep "
             f"{scored.audit.keep}); anodetect maps makes them again"
         )
 
@@ -259,7 +260,7 @@ def _unlisted_files(scored: ScoreDirectory) -> list[str]:
     extra = [name for name in directories.files(scored.path) if name not in listed]
     if not extra:
         return []
-    count = "1 file is" if len(extra) == 1 else f"{len(extra)} files are"
+    count = amount(len(extra), "file is", "files are")
     return [f"{count} not part of the record: {first_of([path_text(name) for name in extra])}"]
 
 
@@ -310,8 +311,9 @@ def _rows(scored: ScoreDirectory) -> Iterator[str]:
         return
 
     kept = [link.path for link in links if link.path != GAP]
-    if len(links) - len(kept) != scored.audit.erased_rows().total():
-        yield f"{len(links) - len(kept)} rows are erased, which audit.json does not say"
+    erased = len(links) - len(kept)
+    if erased != scored.audit.erased_rows().total():
+        yield f"{amount(erased, 'row is', 'rows are')} erased, which audit.json does not say"
     if [row.path for row in scored.rows] != kept:
         yield "the records are not in the order they were written in"
 

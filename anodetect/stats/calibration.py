@@ -23,6 +23,7 @@ from anodetect.errors import ConfigError
 from anodetect.stats.fold_check import folds_differ
 from anodetect.stats.mask_rule import MaskRule, RegionMeasure, measure_of, pixel_rule
 from anodetect.stats.realised import RealisedRate, left_out_rate
+from anodetect.words import amount
 
 Doubles = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -163,9 +164,9 @@ class Calibration:
                 f"{what}: at most {far:.2%} of new normal groups, or of volumes where a group has "
                 "several, are expected to have any."
             )
-        marked = self.marked_groups(far)
+        marked, groups = self.marked_groups(far), amount(self.n_groups, "calibration group")
         return (
-            f"{what}. Optimistic: {self.n_groups} calibration groups can only promise that at most "
+            f"{what}. Optimistic: {groups} can only promise that at most "
             f"{1 / (self.n_groups + 1):.2%} of new groups have any, so {far:.2%} is that of images "
             f"as if independent: {marked.mean:.0%} of new groups, or of volumes where a group has "
             "several, are expected to have any, judging each calibration group by the others, and "
@@ -210,15 +211,16 @@ class Calibration:
                 "normal images are "
                 f"expected to be flagged: {realised.mean:.2%} on average over calibrations, and "
                 f"at most {realised.bound():.2%} after 19 of 20 of them; "
-                f"from {n} calibration images in {groups} groups; "
+                f"from {amount(n, 'calibration image')} in {amount(groups, 'group')}; "
                 f"the smallest possible p-value is {finest:.4f}.{self.of_folds()}"
             )
         if level == "image":
             realised = self.realised(far)
+            few = amount(groups, "calibration group is", "calibration groups are")
             return (
-                f"Optimistic: {groups} calibration groups are too few for {far:.2%} "
-                f"(the finest rate {groups} groups can promise is {finest:.4f}), "
-                f"so p-values rank the {n} images as if independent; "
+                f"Optimistic: {few} too few for {far:.2%} "
+                f"(the finest rate {amount(groups, 'group')} can promise is {finest:.4f}), "
+                f"so p-values rank the {amount(n, 'image')} as if independent; "
                 "if those of one group resemble each other, more will be flagged: "
                 f"{realised.mean:.2%} on average, judging each group by the others, and at most "
                 f"{realised.bound():.2%} after 19 of 20 calibrations."
@@ -226,8 +228,8 @@ class Calibration:
             )
         return (
             f"Nothing can be flagged at {far:.2%}: "
-            f"the finest rate {groups} groups can promise is {finest:.4f}, "
-            f"and {n} images reach {1 / (n + 1):.4f}."
+            f"the finest rate {amount(groups, 'group')} can promise is {finest:.4f}, "
+            f"and {amount(n, 'image reaches', 'images reach')} {1 / (n + 1):.4f}."
         )
 
     def of_folds(self) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anodetect.stats import drift
 from anodetect.stats.realised import beta_binomial
+from anodetect.words import amount, first_of
 
 Doubles = NDArray[np.float64]
 ALPHA = 0.01  # of sets without anomalies that are reported, at most
@@ -48,13 +49,11 @@ def suspects(
 
 def caveat(suspected: Sequence[str], images: int) -> str:
     """Return in words that groups of `images` to calibrate with are suspected."""
-    named = ", ".join(suspected[:NAMED])
-    more = len(suspected) - NAMED
+    of = f"of these {images} images, one of each group,"
     return (
-        f"{len(suspected)} of these {images} images, one of each group, look odder than all that "
-        "the run was calibrated with before, which chance explains in 1 of 100 sets at most. "
-        "Anomalies among them would raise the threshold: look at "
-        + (f"{named} and {more} more" if more > 0 else named)
+        f"{amount(len(suspected), f'{of} looks', f'{of} look')} odder than all that the run was "
+        "calibrated with before, which chance explains in 1 of 100 sets at most. Anomalies among "
+        f"them would raise the threshold: look at {first_of(suspected, NAMED)}"
     )
 
 

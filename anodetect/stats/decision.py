@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from anodetect.stats.calibration import Calibration, Doubles, benjamini_hochberg
 from anodetect.stats.group_size import group_p_values, volume_group_p_values
 from anodetect.types import Bools
+from anodetect.words import amount
 
 TOLERANCE = 1e-12  # by which a p-value may exceed the rate: sums of weights are not exact
 
@@ -176,16 +177,15 @@ def statement(calibration: Calibration, rule: Rule, images: int, groups: int) ->
 
     finest = calibration.finest_rate(rule.rate)
     needed = int(np.ceil(finest * images * factor / rule.rate - 1e-9))
-    reach = f"none of {images} images can be flagged"
+    own = amount(images, "image")
+    reach = f"none of {own} can be flagged"
     if needed <= images:
-        reach = f"at least {needed} of {images} images must reach it before any can be flagged"
+        reach = f"at least {needed} of {own} must reach it before any can be flagged"
 
     optimistic = ""
     if calibration.level(rule.rate) == "image":
-        optimistic = (
-            f" Optimistic: {calibration.n_groups} calibration groups are too few, so images are "
-            "taken as independent."
-        )
+        few = amount(calibration.n_groups, "calibration group is", "calibration groups are")
+        optimistic = f" Optimistic: {few} too few, so images are taken as independent."
     return (
         f"Among flagged images at most {rule.rate:.2%} are expected to be normal{alike}. "
         f"The smallest possible p-value is {finest:.4f}, so {reach}.{optimistic}"

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from anodetect.stats.realised import beta_binomial
 from anodetect.stats.times import order_of
+from anodetect.words import amount
 
 Doubles = NDArray[np.float64]
 # At most one in twenty batches that are like the calibration images is reported.
@@ -361,7 +362,7 @@ def _martingale_text(alarm: str, peak: float, groups: int, *, differs: bool) -> 
             f"evidence passed {PATIENCE:.0f} : 1 at {alarm}."
         )
     said = (
-        f"Over time: no change found in {groups} groups in order of acquisition "
+        f"Over time: no change found in {amount(groups, 'group')} in order of acquisition "
         f"(evidence {peak:.1f} : 1 at most)."
     )
     if not differs:

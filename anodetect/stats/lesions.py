@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from anodetect.stats.mask_rule import MaskRule, Regions
-from anodetect.stats.metrics import MIN_GROUPS
+from anodetect.stats.metrics import too_few
 from anodetect.types import Bools, Floats
 
 Doubles = NDArray[np.float64]
@@ -324,8 +324,7 @@ class _Events:
 def _draws(events: _Events) -> tuple[Doubles, str]:
     """Return the sensitivities at FALSE_REGIONS of resampled groups [draws, rates], none with too
     few groups, and why there are none."""
-    if events.groups < MIN_GROUPS:
-        note = f"no interval: {events.groups} groups, at least {MIN_GROUPS} are needed"
+    if note := too_few(events.groups):
         return np.zeros((0, len(FALSE_REGIONS))), note
     rng = np.random.default_rng(0)
     rows = []

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anodetect.stats.calibration import Calibration, Doubles
+from anodetect.words import amount
 
 GOAL = 0.9  # the share that has to be found for a size to be within the limit
 DRAWS = 100  # of all shares, for intervals
@@ -147,7 +148,7 @@ class DetectionLimit:
             parts.append(f"it finds {GOAL:.0%} of planted {', '.join(found)}")
         if lost:
             parts.append(f"it does not find {GOAL:.0%} of planted {', '.join(lost)}")
-        trials = f"{sum(kind.trials for kind in self.kinds)} trials"
+        trials = amount(sum(kind.trials for kind in self.kinds), "trial")
         note = f"{trials}, {self.note}" if self.note else trials
         if found:
             note += "; 95% intervals in brackets"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from anodetect.types import Bools
+from anodetect.words import amount, first_of
 
 MaskState = Literal["used", "missing", "empty", "wrong"]
 SHOWN = 3  # names in a sentence
@@ -41,11 +42,11 @@ class MaskUse:
     def statement(self, shown: int = 0) -> str:
         """Return in words over which images pixels were measured and why not over the others, with
         the first names, as many as are `shown`, of each kind."""
-        images = "image" if self.total == 1 else "images"
+        images = amount(self.total, "anomalous image")
         if len(self.missing) == self.total:
-            return f"no pixel metrics: none of {self.total} anomalous {images} has a mask"
+            return f"no pixel metrics: none of {images} has a mask"
 
-        parts = [f"pixel metrics over {self.used} of {self.total} anomalous {images}"]
+        parts = [f"pixel metrics over {self.used} of {images}"]
         for names, one, many in (
             (self.missing, "has no mask", "have no mask"),
             (self.empty, "has a mask that marks nothing", "have masks that mark nothing"),
@@ -56,19 +57,16 @@ class MaskUse:
             ),
         ):
             if names:
-                words = f"{len(names)} {one if len(names) == 1 else many}"
-                parts.append(words + _listed(names, shown))
+                parts.append(amount(len(names), one, many) + _listed(names, shown))
         if self.large:
-            masks = "mask marks" if len(self.large) == 1 else "masks mark"
+            masks = amount(len(self.large), "mask marks", "masks mark")
             parts.append(
-                f"{len(self.large)} {masks} more than {LARGE:.0%} of the image and may be inverted"
+                f"{masks} more than {LARGE:.0%} of the image and may be inverted"
                 + _listed(self.large, shown)
             )
         if self.lossy:
-            verb = "mask was" if self.lossy == 1 else "masks were"
-            parts.append(
-                f"{self.lossy} {verb} compressed with loss: pixels brighter than the middle count"
-            )
+            masks = amount(self.lossy, "mask was", "masks were")
+            parts.append(f"{masks} compressed with loss: pixels brighter than the middle count")
         return "; ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
@@ -138,7 +136,4 @@ def from_json(content: Mapping[str, Any] | None) -> MaskUse | None:
 
 def _listed(names: Sequence[str], shown: int) -> str:
     """Return the first names in brackets, and how many more there are; "" if none are shown."""
-    if not shown:
-        return ""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f" ({', '.join(names[:shown])}{more})"
+    return f" ({first_of(names, shown)})" if shown else ""

@@ -19,6 +19,7 @@ from scipy.sparse import coo_array, csr_array
 
 from anodetect.stats import few_groups
 from anodetect.types import Bools, Floats
+from anodetect.words import amount
 
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -166,15 +167,16 @@ def _why_no_interval(labels: Labels, groups: Sequence[str]) -> str:
         return "only one class is present"
     fewest = min(groups_of_classes(labels, groups))
     if fewest < MIN_OF_CLASS:
-        return f"no interval: a class has {fewest} groups, at least {MIN_OF_CLASS} are needed"
-    return _too_few(len(set(groups)))
+        groups_of_one = amount(fewest, "group")
+        return f"no interval: a class has {groups_of_one}, at least {MIN_OF_CLASS} are needed"
+    return too_few(len(set(groups)))
 
 
-def _too_few(groups: int) -> str:
+def too_few(groups: int) -> str:
     """Return why so many groups give no interval, "" if they do."""
     if groups >= MIN_GROUPS:
         return ""
-    return f"no interval: {groups} groups, at least {MIN_GROUPS} are needed"
+    return f"no interval: {amount(groups, 'group')}, at least {MIN_GROUPS} are needed"
 
 
 class CurveBlock(NamedTuple):
@@ -254,7 +256,7 @@ def _interval(value: float, draws: Doubles) -> Interval:
         return Interval(value, note=note)
 
     low, high = np.percentile(kept, (2.5, 97.5))
-    note = f"{left_out} resamples with one class left out" if left_out else ""
+    note = f"{amount(left_out, 'resample')} with one class left out" if left_out else ""
     return Interval(value, float(low), float(high), note, draws)
 
 
@@ -362,7 +364,7 @@ class PixelCurves:
     def intervals(self, *, resamples: int = PIXEL_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
         """Return `measure` with percentile intervals over resampled groups."""
         values, count = self.measure(), self.normal.shape[0]
-        note = _too_few(count)
+        note = too_few(count)
         if note:
             return {name: Interval(value, note=note) for name, value in values.items()}
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from anodetect.stats.agreement import LABELS, UNDEFINED, cohens_kappa
 from anodetect.stats.calibration import clopper_pearson
-from anodetect.stats.metrics import MIN_GROUPS, Interval
+from anodetect.stats.metrics import Interval, too_few
 
 Doubles = NDArray[np.float64]
 RESAMPLES = 2000
@@ -110,7 +110,7 @@ def _correct(readings: Sequence[Reading]) -> Share:
     low, high = clopper_pearson(hits, len(right))
     groups = [each.group for each in readings]
     if len(set(groups)) < len(groups):  # else the exact interval is all there is to know
-        if why := _few(groups):
+        if why := too_few(len(set(groups))):
             return Share(hits, len(right), Interval(hits / len(right), note=why))
         sums = _resampled(groups, np.stack([right, np.ones_like(right)], 1), RESAMPLES)
         draws = sums[:, 0] / sums[:, 1]
@@ -155,7 +155,7 @@ def kappa_interval(
     value = cohens_kappa(pairs)
     if np.isnan(value):
         return Interval(value, note=UNDEFINED)
-    if why := _few(groups):
+    if why := too_few(len(set(groups))):
         return Interval(value, note=why)
 
     tables = _tables(pairs, groups, resamples)
@@ -235,16 +235,6 @@ def _widened(exact: tuple[float, float], draws: Doubles) -> tuple[float, float]:
         return exact
     low, high = np.percentile(kept, (2.5, 97.5))
     return min(float(low), exact[0]), max(float(high), exact[1])
-
-
-def _few(groups: Sequence[str]) -> str:
-    """Return why so few groups give no interval, "" if they do."""
-    count = len(set(groups))
-    return (
-        ""
-        if count >= MIN_GROUPS
-        else f"no interval: {count} groups, at least {MIN_GROUPS} are needed"
-    )
 
 
 def by_reader(readings: Sequence[Reading]) -> Mapping[str, ReaderResult]:

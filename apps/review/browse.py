@@ -6,9 +6,9 @@ from pathlib import Path
 import streamlit as st
 
 from anodetect.data import formats
+from anodetect.words import amount
 
 from . import folders
-from .words import amount
 
 COUNTED = 10_000  # files of a folder that are looked at
 

@@ -12,13 +12,13 @@ from anodetect.files import shortened
 from anodetect.record.reviews import JUDGEMENTS, Review
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.agreement import UNDEFINED, Agreement, agreements
+from anodetect.words import amount
 
 from . import chips, likeness, peek, unjudged, worklist
 from .large import paths_of
 from .scores import NOTHING_NEW, Scores
 from .session import ReviewSession, thumbnails_of
 from .widgets import MISSING, short_cells
-from .words import amount
 from .worklist import Filter, Group, Order
 
 SIGNS = {"normal": "✓", "anomalous": "✗", "unsure": "?", "bad image": "⊘"}
@@ -172,9 +172,7 @@ def draw_groups(groups: Sequence[Group], place: int, blind: bool) -> None:
         shown["p"] = [group.p_value for group in part]
         shown["flag"] = [_flag(group.flagged) for group in part]
 
-    st.caption(
-        f"{amount(len(groups), 'patient')} or {'lot' if len(groups) == 1 else 'lots'} listed"
-    )
+    st.caption(f"{amount(len(groups), 'patient or lot', 'patients or lots')} listed")
     paths = [group.rows[0].path for group in part]
     _draw_table(shown, paths, key="groups", alt="Patients or lots", row_height=GROUP_HEIGHT)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from anodetect.record.rows import ScoreRow
+from anodetect.words import amount
 
 from . import (
     address,
@@ -22,7 +23,6 @@ from . import (
 from .case_list import go_to
 from .large import paths_of
 from .session import ReviewSession
-from .words import amount
 
 CASE, GALLERY = "Case", "Gallery"  # the views
 

@@ -9,6 +9,7 @@ import streamlit as st
 from anodetect.files import shortened
 from anodetect.record.reviews import DATABASE
 from anodetect.record.rows import ScoreRow
+from anodetect.words import amount
 
 from . import comparison, display, figures
 from .case_list import go_to
@@ -17,7 +18,6 @@ from .facts import facts_of
 from .figures import Appearance
 from .session import ReviewSession, highest_slice, open_session, view_of, volume_of
 from .widgets import Table, draw_table
-from .words import amount
 
 HEIGHT = 440  # pixels of a picture
 PANEL = "heatmap over the image"

@@ -15,6 +15,7 @@ from anodetect.errors import ConfigError, RunError
 from anodetect.files import is_below
 from anodetect.record import directories, runs
 from anodetect.record.checkpoint import MODEL_FILE
+from anodetect.words import amount
 
 DEPTH = 4  # levels of folders that are searched
 MOST = 200  # folders that are searched on one level
@@ -156,5 +157,5 @@ def run_row(run: Path, measured: Mapping[str, str]) -> RunRow:
         trained=facts.training.trained_at[:16].replace("T", " "),
         seconds=facts.training.train_seconds,
         ended_by=facts.training.stopped_by or "",
-        calibration=f"{images} images, {groups} groups",
+        calibration=f"{amount(images, 'image')}, {amount(groups, 'group')}",
     )

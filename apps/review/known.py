@@ -13,8 +13,7 @@ from anodetect.record.audit import Audit
 from anodetect.record.failures import Failure
 from anodetect.record.rows import SliceRow
 from anodetect.types import Bools
-
-from .words import amount
+from anodetect.words import amount
 
 FEW = 50  # images from which a model has learned little
 BUDGET = "budget"  # the end of a training that had no more time
@@ -61,12 +60,9 @@ def of_batch(audit: Audit, unlike: Sequence[Failure], files: int) -> tuple[Note,
     notes += _of_training(audit.facts)
 
     if unlike:
-        count = sum(each.count for each in unlike)
-        text = (
-            f"{count} of {amount(files, 'file')} {'differs' if count == 1 else 'differ'} from what "
-            "the model has seen; "
-            f"most often: {unlike[0].reason}"
-        )
+        of = f"of {amount(files, 'file')}"
+        differing = amount(sum(each.count for each in unlike), f"{of} differs", f"{of} differ")
+        text = f"{differing} from what the model has seen; most often: {unlike[0].reason}"
         notes.append(Note(text, serious=True))
     return tuple(sorted(notes, key=lambda note: not note.serious))
 
@@ -103,7 +99,8 @@ def regions_text(found: Bools, block: int) -> str:
     `block` × `block` of the image, between which regions that lie so close cannot be told apart."""
     count = int(ndimage.label(found)[1])
     about = "about " if block > 1 and count else ""
-    return f"{about}{amount(count, 'region')} of the heatmap count{'s' if count == 1 else ''}"
+    one, many = "region of the heatmap counts", "regions of the heatmap count"
+    return f"{about}{amount(count, one, many)}"
 
 
 def ranges(numbers: Sequence[int]) -> str:

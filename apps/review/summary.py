@@ -6,11 +6,11 @@ from math import isnan, nan
 import streamlit as st
 
 from anodetect.stats.agreement import UNDEFINED, Agreement
+from anodetect.words import amount
 
 from . import export, studies
 from .session import ReviewSession
 from .widgets import MISSING, Table, draw_table, show_problem, show_rate
-from .words import amount
 
 
 def draw(session: ReviewSession) -> None:

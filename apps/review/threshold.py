@@ -9,12 +9,12 @@ import streamlit as st
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.audit_sample import Estimate, Estimates
 from anodetect.stats.calibration import Calibration
+from anodetect.words import amount
 
 from . import figures, outcome, rates
 from .outcome import Outcome, Truth
 from .session import ReviewSession
 from .widgets import number_text, show_rate
-from .words import amount
 
 SAMPLE = 50  # cases of either kind in the audit sample
 

@@ -15,6 +15,7 @@ from anodetect.record import directories
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.objects import text_of
 from anodetect.stats.calibration import DEFAULT_FAR
+from anodetect.words import amount
 
 from . import browse, folders, jobs, rates
 from .folders import Contents, RunRow
@@ -110,7 +111,8 @@ def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
         text.text(f"⚠ {shortened(warning)}")
     if len(progress.warnings) > WARNINGS_SHOWN:
         more = len(progress.warnings) - WARNINGS_SHOWN
-        text.caption(f"{more} more warnings are in its log")
+        are = amount(more, "more warning is", "more warnings are")
+        text.caption(f"{are} in its log")
 
 
 def _link(action: Any, job: Job) -> None:
