@@ -1,8 +1,10 @@
-"""Numbers and lists in words."""
+"""Numbers, lists and sentences in words."""
 
+import re
 from collections.abc import Sequence
 
 NAMED = 5  # names that a message lists
+PLAIN = re.compile(r"[a-z]+(-[a-z]+)* ")  # a first word that is no name of a file
 
 
 def amount(count: float, one: str, many: str = "") -> str:
@@ -16,3 +18,10 @@ def first_of(names: Sequence[str], most: int = NAMED) -> str:
     """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital, unless a name stands first, and has a full stop."""
+    if PLAIN.match(text):
+        text = text[0].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) or not text else f"{text}."

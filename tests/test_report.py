@@ -179,3 +179,26 @@ def test_the_histogram_of_usual_scores_is_linear():
     assert name == "score (larger = more anomalous)" or "1 beyond" in name
     constant, name = figures._bars(np.zeros(3), np.zeros(5))
     assert (constant[0], constant[-1]) == (0, 1) and "beyond" not in name
+
+
+def test_neither_bars_nor_the_threshold_cross_the_legend_of_the_histogram(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "")
+    scores, labels = np.linspace(0, 9, 60), np.repeat([0, 1], 30)
+    figures.histogram(scores, labels, np.linspace(0, 5, 40), 8.5, of_groups=False)
+
+    (axes,) = drawn[0].axes
+    drawn[0].draw_without_rendering()
+    legend = axes.get_legend()
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert "threshold 8.5" in [text.get_text() for text in legend.get_texts()]
+
+
+def test_a_report_writes_times_and_truth_in_words(folder, page):
+    ended = directories.read(folder).audit.ended
+    assert f"scored until {ended[:10]} {ended[11:19]} UTC with model" in page
+    row = directories.read(folder).rows[0]
+    truth = report.environment().filters["truth"]
+    said = [truth(replace(row, label=label, kind="")) for label in (None, 0, 1)]
+    assert said == ["–", "normal", "anomalous"]
+    assert truth(replace(row, label=1, kind="scratch")) == "scratch"

@@ -36,6 +36,7 @@ from anodetect.record import directories, reviews, verification
 from anodetect.record.chain import head_of
 from anodetect.record.marks import Shown
 from anodetect.record.rows import ScoreRow, SliceRow, to_table
+from anodetect.words import sentence
 from apps.review import display, facts, jobs, known, loading, page, routes, store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Streamlit's own
@@ -370,7 +371,7 @@ def test_every_case_says_what_is_to_be_known(opened, scores, scored_volume):
     step(app, 1)
     (strip,) = app.expander
     said = [text.value.removeprefix("⚠ ") for text in strip.text]
-    assert audit.statement in said and set(audit.caveats) <= set(said)
+    assert audit.statement in said and {sentence(text) for text in audit.caveats} <= set(said)
     assert any("The model has learned from" in text for text in said)
     assert "of the heatmap count" in routes.describe(sent(app)["open"]).found
     app.toggle(key="blind").set_value(True).run()

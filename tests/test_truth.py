@@ -325,7 +325,7 @@ def test_score_and_its_report_say_the_same_of_masks(pca_run, uneven, tmp_path):
     assert result.evaluation.masks.as_json()["images"] == NAMES
     assert any("pixel metrics over 16 of 20" in text for text in heard.warnings)
     html = (tmp_path / "s/report.html").read_text("utf-8")
-    assert "pixel metrics over 16 of 20 anomalous images" in html
+    assert "Pixel metrics over 16 of 20 anomalous images" in html
     assert "test/defect/0002.png" in html
     evaluation = directories.read(tmp_path / "s").audit.evaluation
     assert evaluation.masks.empty == ("test/defect/0002.png",)

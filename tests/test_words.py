@@ -14,7 +14,7 @@ from anodetect.output.report import environment
 from anodetect.record.made_maps import MadeFile
 from anodetect.stats import contamination, decision, metrics
 from anodetect.stats.calibration import Calibration
-from anodetect.words import amount, first_of
+from anodetect.words import amount, first_of, sentence
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,20 @@ def test_sentences_agree_with_a_count_of_one(text, part):
 def test_errors_agree_with_a_count_of_one():
     with pytest.raises(DataError, match=r"^1 normal image is too few"):
         split.assign([Record("a", Path("a.png"))])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pixel metrics over 1 of 2 images", "Pixel metrics over 1 of 2 images."),
+        ("p-values are not valid", "P-values are not valid."),
+        ("3 files differ", "3 files differ."),
+        ("No drift found.", "No drift found."),
+        ("Ada, ada: spellings of one", "Ada, ada: spellings of one."),
+        ("ada, Ada: spellings of one", "ada, Ada: spellings of one."),
+        ("scan_1.png lacks a mask", "scan_1.png lacks a mask."),
+        ("", ""),
+    ],
+)
+def test_sentences_have_a_capital_and_a_full_stop(text, said):
+    assert sentence(text) == said

@@ -91,11 +91,11 @@ def histogram(
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
     if np.isfinite(threshold):
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
-        axes.text(threshold, axes.get_ylim()[1], " threshold", va="top", ha="left", fontsize=9)
+        line = {"color": "black", "linestyle": "--", "linewidth": 1}
+        axes.axvline(threshold, label=f"threshold {threshold:.4g}", **line)
     axes.set_xlabel(name_of_axis)
     axes.set_ylabel("images")
-    axes.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.92))
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure)
 
 

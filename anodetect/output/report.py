@@ -30,7 +30,7 @@ from anodetect.record.rows import ScoreRow, SliceRow, first_problem
 from anodetect.stats.agreement import UNDEFINED, summary
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.limit import DetectionLimit, detection_limit, trials_of
-from anodetect.words import amount
+from anodetect.words import amount, sentence
 
 APP = "http://127.0.0.1:8501"  # where `anodetect review` serves the app by default
 FLAGGED_ROWS, CASES, PROFILES = 50, 12, 4
@@ -215,6 +215,9 @@ def environment() -> Environment:
     templates.filters["amount"] = amount
     templates.filters["number"] = _number
     templates.filters["percent"] = _percent
+    templates.filters["sentence"] = sentence
+    templates.filters["time"] = _time
+    templates.filters["truth"] = _truth
     templates.filters["channel_names"] = _channel_names
     templates.filters["case_link"] = partial(quote, safe="")
     return templates
@@ -226,6 +229,18 @@ def _is_known(value: object) -> bool:
 
 def _number(value: object, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if _is_known(value) else "–"
+
+
+def _truth(row: ScoreRow) -> str:
+    """Return the kind of an image or, without one, its label; a dash where it is not known."""
+    if row.label is None:
+        return row.kind or "–"
+    return row.kind or ("anomalous" if row.label else "normal")
+
+
+def _time(text: str) -> str:
+    """Return a time in UTC of a record, such as 2026-01-31T08:00:00+00:00, without its zone."""
+    return text[:19].replace("T", " ")
 
 
 def _channel_names(row: ScoreRow) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from anodetect.record.rows import ScoreRow
-from anodetect.words import amount
+from anodetect.words import amount, sentence
 
 from . import (
     address,
@@ -122,7 +122,7 @@ def _draw_known(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     icon = ":material/warning:" if serious else ":material/info:"
     with st.expander(title, icon=icon, key="known"):
         for note in notes:
-            st.text(f"{'⚠ ' if note.serious else ''}{note.text}")
+            st.text(f"{'⚠ ' if note.serious else ''}{sentence(note.text)}")
         slices = () if hidden else session.scores.slices.get(row.path, ())
         if slices:
             regions = "where regions count is marked below the picture"
