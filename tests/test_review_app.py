@@ -671,9 +671,11 @@ def test_numbers_and_words_agree(found, said):
 
 
 def test_one_slice_and_one_file_are_no_plurals():
-    assert known.Found((), 1, (1,)).text == "0 of 1 slice flagged · slice with regions: 1"
+    assert known.Found((), 1, (1,)).text == (
+        "0 of 1 slice flagged · regions of the heatmap count on slice 1"
+    )
     assert known.Found((1, 2), 3, (1, 2)).text == (
-        "2 of 3 slices flagged: 1–2 · slices with regions: 1–2"
+        "2 of 3 slices flagged: 1–2 · regions of the heatmap count on slices 1–2"
     )
 
 

@@ -18,6 +18,7 @@ from anodetect.errors import ConfigError, RunError
 from anodetect.record import directories, marks, reviews
 from anodetect.record.marks import Shown
 from apps.review import gallery, receipts, routes, session, shelves, tickets
+from apps.review.case_list import ROW_HEIGHT
 from apps.review.gallery import Given
 from apps.review.shelves import Shelf
 from apps.review.store import Store
@@ -235,7 +236,7 @@ def test_several_are_selected_judged_and_the_address_leads_back(page):
     table.scroll_into_view_if_needed()
     box, peek, seen = table.bounding_box(), page.locator("#peek"), set()
     for line in (2.5, 3.5):
-        page.mouse.move(box["x"] + 60, box["y"] + 44 * line)
+        page.mouse.move(box["x"] + 60, box["y"] + ROW_HEIGHT * line)
         expect(peek).to_be_visible()
         expect(peek).to_have_attribute("data-painted", "true")
         beside = peek.bounding_box()

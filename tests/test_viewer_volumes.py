@@ -46,6 +46,19 @@ def middle(locator, x=0.5, y=0.5):
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
 
+def marked(page):
+    """The slices that the strip marks at its upper edge, and in which colour."""
+    pixels = page.evaluate(
+        """() => {
+          const strip = document.querySelector("#viewer .slices canvas");
+          const width = strip.width, high = strip.height / 32;
+          return [...Array(14).keys()].map((n) => [...strip.getContext("2d").getImageData(
+            Math.floor((n + 0.2) / 14 * width), high, 1, 1).data]);
+        }"""
+    )
+    return [(n, tuple(colour[:3])) for n, colour in enumerate(pixels) if colour[3] > 250]
+
+
 def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     name, panels = "head-0.nii.gz", page.locator("#viewer .panel:visible")
     on_screen(page, name, "axial", 5)  # the one with the highest score
@@ -72,6 +85,15 @@ def test_slices_planes_profile_and_region_up_to_the_record(page, scores):
     page.mouse.move(*middle(panels.first, 0.6, 0.6), steps=3)
     page.mouse.up()
     expect(page.locator("#viewer .region")).to_contain_text("region axial 7: ")
+    expect(page.locator("#viewer .slices")).to_contain_text("regions drawn: axial 8")
+    assert marked(page) == [(7, (255, 212, 0))]
+    page.keyboard.press("Control+z")
+    assert marked(page) == []
+    page.keyboard.press("b")
+    page.mouse.move(x + 2, y + 2)
+    page.mouse.down()
+    page.mouse.move(*middle(panels.first, 0.6, 0.6), steps=3)
+    page.mouse.up()
     page.keyboard.press("Escape")
 
     profile = page.locator("#viewer .slices canvas")

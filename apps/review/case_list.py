@@ -33,7 +33,7 @@ MANY = (
 FLAGGED = {"all": None, "yes": True, "no": False}  # the choices of the filter
 AROUND = 12  # images listed on either side of the open one
 GROUPS_SHOWN = 6
-ROW_HEIGHT, GROUP_HEIGHT, TABLE_HEIGHT = 44, 36, 600  # pixels
+ROW_HEIGHT, GROUP_HEIGHT, TABLE_HEIGHT = 68, 36, 620  # pixels; a picture has 6 less than its row
 
 
 def go_to(path: str) -> None:
@@ -260,7 +260,7 @@ def _draw_table(
     signs = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items())
     columns = {
         "": st.column_config.TextColumn("", width=20),
-        "seen": st.column_config.ImageColumn("", width=50),
+        "seen": st.column_config.ImageColumn("", width=ROW_HEIGHT),
         "mine": st.column_config.TextColumn("", width=24, help=signs),
         "p": st.column_config.NumberColumn("p", format="%.3f", width=56),
         "flag": st.column_config.TextColumn("", width=20, help="flagged"),

@@ -125,8 +125,8 @@ def _draw_known(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
             st.text(f"{'⚠ ' if note.serious else ''}{sentence(note.text)}")
         slices = () if hidden else session.scores.slices.get(row.path, ())
         if slices:
-            regions = "where regions count is marked below the picture"
-            st.text(f"This volume: {known.in_volume(slices)}; {regions}")
+            found = known.in_volume(slices)
+            st.text(f"This volume: {found}; below the picture marks say where regions count.")
         if row.differs and not hidden:
             st.text(f"⚠ This file is unlike what the model has seen: {row.differs}")
 

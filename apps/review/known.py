@@ -44,7 +44,8 @@ class Found:
         parts = [f"{len(self.flagged_slices)} of {amount(self.slices, 'slice')} flagged{flagged}"]
         if self.slices_with_regions:
             what = "slice" if len(self.slices_with_regions) == 1 else "slices"
-            parts.append(f"{what} with regions: {ranges(self.slices_with_regions)}")
+            where = ranges(self.slices_with_regions)
+            parts.append(f"regions of the heatmap count on {what} {where}")
         return " · ".join(parts)
 
 

@@ -532,7 +532,7 @@ class Viewer {
     this.switches.truth.parentElement!.hidden = !prepared.text.outlines.includes("truth");
   }
 
-  /** Say which slice is on the screen. */
+  /** Say which slice is on the screen, and which have regions. */
   private drawSlice(): void {
     const { volume, plane } = this.panels!;
     keepVoxel(volume ? volume.index : null);
@@ -542,7 +542,9 @@ class Viewer {
       return;
     }
     const isThree = this.panels!.planes.length > 1;
-    this.bar.show(volume, isThree ? volume.scored : plane, isThree ? THREE : plane.name);
+    const { region, others } = this.panels!;
+    this.bar.show(volume, isThree ? volume.scored : plane, isThree ? THREE : plane.name,
+      { own: region, others });
     this.root.dataset.slice = String(sourceNumber(plane, volume.index));
     this.root.dataset.plane = plane.name;
   }
@@ -554,7 +556,11 @@ class Viewer {
     if (what.length > LONGEST) what = "1 region";
     this.region.textContent = region ? `${what}, kept with the verdict` : "";
     this.region.title = region;
-    if (this.panels) this.panels.others = card(this.state)?.others ?? "";
+    if (!this.panels) return;
+    this.panels.others = card(this.state)?.others ?? "";
+    // Not while the volume of the case before is still on the screen.
+    if (this.panels.volume && this.panels.has(this.state.open)?.volume === this.panels.volume)
+      this.drawSlice();
   }
 
   private help(): string {

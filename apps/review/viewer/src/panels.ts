@@ -56,7 +56,7 @@ interface Panel {
 }
 
 const CROSS = "rgba(255, 220, 0, 0.75)";
-const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400",
+export const COLOURS: Record<string, string> = { contours: "#00e5ff", truth: "#7CFC00", region: "#ffd400",
   others: "#e69fda" };
 const PAINTERS = 100; // that are kept; a drag of the window makes many
 const NAMES = ["image", "heatmap over it", "heatmap"];

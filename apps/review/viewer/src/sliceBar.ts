@@ -1,7 +1,9 @@
 // Below the panels of a volume: which view, which slice, and the profile of the slices' scores.
 
-import { numberText } from "./panels";
-import { extent, inside, sides, sliceAt, sliceText, sourceIndex, type Index } from "./slices";
+import { COLOURS, numberText } from "./panels";
+import {
+  drawnText, extent, inside, sides, sliceAt, slicesWith, sliceText, sourceIndex, type Index,
+} from "./slices";
 import type { PlaneText, Profile } from "./types";
 import type { Volume } from "./volume";
 
@@ -11,7 +13,14 @@ interface Actions {
   view: (name: string) => void;
 }
 
+/** The regions on record, or to be, of the reviewer and of others. */
+export interface Drawn {
+  own: string;
+  others: string;
+}
+
 const HIGH = 64; // pixels of the profile
+const MARK = 4; // pixels of the marks of slices at its edges
 
 export class SliceBar {
   readonly root = document.createElement("div");
@@ -20,7 +29,7 @@ export class SliceBar {
   private text = document.createElement("span");
   private found = document.createElement("div");
   private profile = document.createElement("canvas");
-  private shown: { volume: Volume; plane: PlaneText } | null = null;
+  private shown: { volume: Volume; plane: PlaneText; drawn: Drawn } | null = null;
 
   constructor(private readonly actions: Actions) {
     this.root.className = "slices";
@@ -51,9 +60,10 @@ export class SliceBar {
     this.shown = null;
   }
 
-  /** Show where the reviewer is in a volume; `view` is the view, `plane` the one that is moved. */
-  show(volume: Volume, plane: PlaneText, view: string): void {
-    this.shown = { volume, plane };
+  /** Show where the reviewer is in a volume; `view` is the view, `plane` the one that is moved, and
+   * `drawn` are the regions whose slices are marked. */
+  show(volume: Volume, plane: PlaneText, view: string, drawn: Drawn): void {
+    this.shown = { volume, plane, drawn };
     const { grid, index } = volume;
     const number = inside(grid, plane, index)[0], profile = this.profileOf(volume, plane);
     this.root.hidden = false;
@@ -71,7 +81,9 @@ export class SliceBar {
     if (typeof score === "number") parts.push(`score ${numberText(score)}`);
     if (reason) parts.push(`not scored: ${reason}`);
     this.text.textContent = parts.join(" · ");
-    this.found.textContent = grid.profile?.found ?? "";
+    const own = drawnText(grid, drawn.own), others = drawnText(grid, drawn.others);
+    this.found.textContent = [grid.profile?.found, own && `regions drawn: ${own}`,
+      others && `drawn by others: ${others}`].filter(Boolean).join(" · ");
     this.profile.hidden = profile === null;
     this.draw();
   }
@@ -123,15 +135,20 @@ export class SliceBar {
     const context = this.profile.getContext("2d")!;
     context.scale(ratio, ratio);
 
-    const { volume, plane } = this.shown!;
+    const { volume, plane, drawn } = this.shown!;
     const count = profile.scores.length, [low, high] = extent(profile);
     const x = (number: number) => ((number + 0.5) / count) * width;
-    const y = (score: number) => HIGH - 8 - ((score - low) / (high - low)) * (HIGH - 14);
+    const y = (score: number) => HIGH - 8 - ((score - low) / (high - low)) * (HIGH - 18);
     const ink = getComputedStyle(this.root).color;
     this.mark(context, x(inside(volume.grid, plane, volume.index)[0]), width / count);
-    context.fillStyle = "#00a5b5"; // slices with regions
-    for (const number of profile.marked)
-      context.fillRect(x(number) - Math.max(width / count / 2, 1), HIGH - 4, Math.max(width / count, 2), 4);
+    const edge = (numbers: number[], colour: string, top: number) => {
+      const wide = Math.max(width / count, 2);
+      context.fillStyle = colour;
+      for (const number of numbers) context.fillRect(x(number) - wide / 2, top, wide, MARK);
+    };
+    edge(profile.marked, "#00a5b5", HIGH - MARK); // slices with regions of the heatmap
+    edge(slicesWith(volume.grid, plane, drawn.own), COLOURS.region!, 0);
+    edge(slicesWith(volume.grid, plane, drawn.others), COLOURS.others!, MARK);
     context.strokeStyle = context.fillStyle = ink;
     this.scores(context, profile, x, y, width / count);
     if (profile.threshold === null) return;

@@ -139,6 +139,36 @@ export function regionsIn(
   return corners(regionsOn(volume, plane, index, regions));
 }
 
+/** The numbers, on the screen from 0 and rising, of the slices of a plane with regions on record. */
+export function slicesWith(volume: VolumeText, plane: PlaneText, regions: string): number[] {
+  const [depth] = sides(volume, plane);
+  const found = new Set<number>();
+  for (const [place] of parts(regions)) {
+    const [name, text] = place.split(" "), number = Number(text);
+    if (name === plane.name) found.add(plane.flipped[0] ? depth - 1 - number : number);
+  }
+  return [...found].sort((one, other) => one - other);
+}
+
+/** Where there are regions on record, slices counted from 1: "axial 3–4, 9, coronal 12". */
+export function drawnText(volume: VolumeText, regions: string): string {
+  return volume.planes.map((plane) => {
+    const numbers = slicesWith(volume, plane, regions);
+    return numbers.length ? `${plane.name} ${ranges(numbers.map((number) => number + 1))}` : "";
+  }).filter(Boolean).join(", ");
+}
+
+/** Rising numbers as "3–17, 20". */
+function ranges(numbers: number[]): string {
+  const runs: [first: number, last: number][] = [];
+  for (const number of numbers) {
+    const run = runs.at(-1);
+    if (run && run[1] === number - 1) run[1] = number;
+    else runs.push([number, number]);
+  }
+  return runs.map(([first, last]) => first === last ? `${first}` : `${first}–${last}`).join(", ");
+}
+
 /** The regions of a text: place, "" where it names none, and shape. */
 function parts(regions: string): [place: string, shape: string][] {
   return regions.split(";").filter((part) => part.trim()).map((part) => {

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import { decoded, grey } from "../src/pixels";
 import {
-  extent, inside, millimetres, moved, placeName, pointed, regionsIn, regionsOn, ring, sides,
-  sliceAt, sliceText, sourceIndex, sourceNumber, stretch, voxelText, wheelSteps, withRegionsOn,
+  drawnText, extent, inside, millimetres, moved, placeName, pointed, regionsIn, regionsOn, ring,
+  sides, sliceAt, slicesWith, sliceText, sourceIndex, sourceNumber, stretch, voxelText, wheelSteps, withRegionsOn,
 } from "../src/slices";
 import type { PlaneText, VolumeText } from "../src/types";
 
@@ -79,6 +79,16 @@ test("regions go on record in the source's pixels and come back", () => {
   expect(withRegionsOn(VOLUME, SAGITTAL, index, kept, "")).toBe(
     "axial 3: 3,22,5,6; axial 4: 0,0,1,1"); // erased
   expect(placeName(CORONAL, index)).toBe("coronal 28");
+});
+
+test("slices with regions on record are those of the screen", () => {
+  const kept = "axial 3: 3,22,5,6; axial 4: 0,0,1,1; axial 3: 0,31,1,1; coronal 28: 3,4,5,6";
+  expect(slicesWith(VOLUME, AXIAL, kept)).toEqual([3, 4]);
+  expect(slicesWith(VOLUME, CORONAL, kept)).toEqual([3]); // slices run against the source
+  expect(slicesWith(VOLUME, SAGITTAL, kept)).toEqual([]);
+  expect(drawnText(VOLUME, kept)).toBe("axial 4–5, coronal 4");
+  expect(drawnText(VOLUME, `${kept}; axial 9: 0,0,1,1`)).toBe("axial 4–5, 10, coronal 4");
+  expect(drawnText(VOLUME, "")).toBe("");
 });
 
 test("slices ahead come first, then half as many behind", () => {
