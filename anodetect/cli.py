@@ -31,9 +31,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Data cards: what is known of 
 app.add_typer(data_app, name="data")
 backbone_app = typer.Typer(no_args_is_help=True, help="Networks whose features can be modelled.")
 app.add_typer(backbone_app, name="backbone")
-pacs_app = typer.Typer(no_args_is_help=True, help="To and from a DICOM archive.")
+pacs_app = typer.Typer(no_args_is_help=True, help="Images from a DICOM archive, results to it.")
 app.add_typer(pacs_app, name="pacs")
-reviews_app = typer.Typer(no_args_is_help=True, help="Verdicts as labels and masks; studies.")
+reviews_app = typer.Typer(no_args_is_help=True, help="Verdicts as labels; reader studies.")
 app.add_typer(reviews_app, name="reviews")
 
 
@@ -88,7 +88,7 @@ def demo(
     quick: options.Quick = False,
     as_json: options.Json = False,
 ) -> None:
-    """The main job on real images: train three detectors on intact solar cells, score the rest,
+    """Do the main job on real images: train three detectors on intact solar cells, score the rest,
     write a report."""
     from anodetect.commands import demo as command
     from anodetect.commands.texts import results_text
@@ -546,7 +546,7 @@ def benchmark(
     allow_missing: options.AllowMissing = False,
     as_json: options.Json = False,
 ) -> None:
-    """Detectors × data sets × seeds, each in a fresh process, to one table."""
+    """Train and measure detectors × data sets × seeds, each in a fresh process, for one table."""
     from anodetect.commands import benchmark as command
 
     with terminal.reporting() as reporter:
@@ -566,7 +566,7 @@ def benchmark(
 
 @app.command()
 def info(run: options.Run, as_json: options.Json = False) -> None:
-    """The facts of a run."""
+    """Show the facts of a run: its data, detector, settings and calibration."""
     from anodetect.record import runs
     from anodetect.record.objects import text_of
 
@@ -661,7 +661,7 @@ def data_inspect(
 
 @data_app.command("list")
 def data_list(as_json: options.Json = False) -> None:
-    """The data sets there is a card for."""
+    """List the data sets that there is a card for."""
     from anodetect.data import cards
 
     pages = cards.all_pages().values()
@@ -670,8 +670,8 @@ def data_list(as_json: options.Json = False) -> None:
 
 
 @data_app.command("show")
-def data_show(name: str, as_json: options.Json = False) -> None:
-    """One data card: purpose, origin, licence, splits, known biases, how to obtain."""
+def data_show(name: options.CardName, as_json: options.Json = False) -> None:
+    """Show one data card: purpose, origin, licence, splits, known biases, how to obtain."""
     from anodetect.commands.texts import card_text
     from anodetect.data import cards
 
@@ -681,7 +681,7 @@ def data_show(name: str, as_json: options.Json = False) -> None:
 
 @backbone_app.command("list")
 def backbone_list(as_json: options.Json = False) -> None:
-    """The backbones that can be named, and those that were fetched."""
+    """List the backbones that can be named, and those that were fetched."""
     from dataclasses import asdict
 
     from anodetect.commands import backbone as command

@@ -8,6 +8,7 @@ distribution's Chromium, light at the first width and dark at the others.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,7 @@ def pages(page: Page, address: str) -> Iterator[str]:
     settle(page)
     filters = page.get_by_role("button", name="Filter")
     page.get_by_role("button", name="Sort and filter").or_(filters).click()
-    page.get_by_label("Reviewed").click()
+    page.get_by_label(re.compile("Judged$")).click()
     page.get_by_text("not by me", exact=True).click()
     page.keyboard.press("Escape")
     settle(page)

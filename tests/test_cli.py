@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tifffile
+import typer
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -747,3 +748,17 @@ def test_progress_is_a_bar_with_rate_and_counts_on_a_terminal_and_plain_lines_el
         )
     else:
         assert text == "score: 16/64 2 flagged, 1 failed\n"  # and then every ten seconds
+
+
+def commands_of(command, name=""):
+    """Yield a command's name and itself, and those of the commands below it."""
+    for own, each in getattr(command, "commands", {}).items():
+        yield f"{name} {own}", each
+        yield from commands_of(each, f"{name} {own}")
+
+
+def test_every_command_option_and_argument_says_what_it_is_for():
+    for name, command in commands_of(typer.main.get_command(cli.app)):
+        assert command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name} {parameter.name}"

@@ -166,9 +166,9 @@ def test_a_reader_judges_under_the_address_of_the_login(log_in, scores):
     page = log_in(email="ada@here.org", email_verified=True)
     expect(page.get_by_text("Logged in as ada@here.org")).to_be_visible()
     page.wait_for_selector(PAINTED)
-    expect(page.get_by_text("Image 1 of 4")).to_be_visible()
+    expect(page.get_by_text("Case 1 of 4")).to_be_visible()
     page.get_by_role("button", name=re.compile("Normal")).click()
-    expect(page.get_by_text("Image 2 of 4")).to_be_visible()
+    expect(page.get_by_text("Case 2 of 4")).to_be_visible()
     expect(page.locator("#viewer .receipt")).to_contain_text("record 1")
     received = [each if isinstance(each, bytes) else each.encode() for each in page.received]
     assert len(received) > 3 and not any(b"part-0" in each for each in received)

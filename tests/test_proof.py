@@ -345,7 +345,7 @@ def test_two_sheets_are_printed_with_heads_counts_deciders_and_lines_to_sign(cop
     audit = directories.read(copy).audit
     assert html.escape(audit.statement) in sheets[0]
     assert "<tr><td>Files found</td><td>3</td></tr>" in sheets[0]
-    for text in (audit.head, last.hash, "Ada", "Reviewed by", "1 of 3 images reviewed"):
+    for text in (audit.head, last.hash, "Ada", "Reviewed by", "1 of 3 images judged"):
         assert text in sheets[1]
     assert "main { display: none; }" in page
 

@@ -117,7 +117,7 @@ def test_five_cases_are_judged_reloaded_and_verified(opened, scores):
     again.selectbox(key="reviewed").set_value("by me").run()
     assert again.session_state["open"] == seen[0]
     again.segmented_control(key="page").set_value("Summary").run()
-    assert ("reviewed", "5 of 40") in [(metric.label, metric.value) for metric in again.metric]
+    assert ("cases judged", "5 of 40") in [(metric.label, metric.value) for metric in again.metric]
     assert any("5 records, unbroken" in text for text in texts(again))
 
 
@@ -205,7 +205,7 @@ def test_next_previous_filter_and_search(opened, scores):
     step(app, -1)
     assert app.session_state["open"] == first
     app.text_input(key="search").set_value("no such name").run()
-    assert "No image passes the filters" in app.info[0].value
+    assert "No case passes the filters" in app.info[0].value
     app.text_input(key="search").set_value("good/").run()
     assert "no longer in the list" in said(app)
 
@@ -304,8 +304,8 @@ def test_a_second_reader_sees_the_first_ones_verdict_only_after_judging(opened, 
     assert any("Ben: anomalous" in text and "my secret opinion" in text for text in texts(two))
     two.segmented_control(key="page").set_value("Summary").run()
     assert ("disagreements", "1") in [(metric.label, metric.value) for metric in two.metric]
-    (pairs,) = (frame.value for frame in two.dataframe if "readers" in frame.value)
-    assert list(pairs["images in common"]) == [1] and list(pairs["first, blind"]) == [0]
+    (pairs,) = (frame.value for frame in two.dataframe if "reviewers" in frame.value)
+    assert list(pairs["cases in common"]) == [1] and list(pairs["first, blind"]) == [0]
 
 
 def test_the_threshold_moves_what_is_flagged_and_nothing_on_record(opened, scores):
@@ -639,7 +639,7 @@ def test_a_second_reader_gets_what_others_judged_and_sees_the_agreement(opened, 
         judge(one, verdict)
     two = opened(scores)
     two.selectbox(key="reviewed").set_value("by others only").run()
-    assert any(caption.value == "3 images listed" for caption in two.caption)
+    assert any(caption.value == "3 cases listed" for caption in two.caption)
     for verdict in ("anomalous", "normal", "normal"):
         judge(two, verdict)
     assert any("2 of 3 as Ben judged; Cohen's κ 0.4" in text for text in texts(two))

@@ -75,7 +75,7 @@ def drawn(page):
 
 def reviewed(page, count, total=40):
     """Wait until the page shows how many images are judged, and the next image."""
-    expect(page.get_by_text(f"{count} of {total} reviewed by you")).to_be_visible()
+    expect(page.get_by_text(f"{count} of {total} judged by you")).to_be_visible()
     drawn(page)
 
 
@@ -83,9 +83,9 @@ def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
     page = visit(chromium, address, "Ada")
 
     page.get_by_role("button", name="Sort and filter").click()
-    page.get_by_label("Search names").fill("defect")
-    page.get_by_label("Search names").press("Enter")
-    expect(page.get_by_text("20 images listed")).to_be_visible()
+    page.get_by_label("Search cases").fill("defect")
+    page.get_by_label("Search cases").press("Enter")
+    expect(page.get_by_text("20 cases listed")).to_be_visible()
     page.keyboard.press("Escape")
 
     page.get_by_text("Threshold", exact=True).click()
@@ -98,7 +98,7 @@ def test_from_opening_to_a_verified_export(chromium, address, scores, tmp_path):
 
     page.get_by_text("Cases", exact=True).click()
     expect(
-        page.get_by_text("20 images listed")
+        page.get_by_text("20 cases listed")
     ).to_be_visible()  # the filter is still that of before
     drawn(page)
     for done, key in enumerate("12342", start=1):
@@ -259,7 +259,7 @@ def test_every_control_has_an_accessible_name(chromium, working):
         expect(page.get_by_text(shown).first).to_be_visible()
         if name == "Cases":
             page.get_by_role("button", name="Sort and filter").click()
-            expect(page.get_by_label("Search names")).to_be_visible()
+            expect(page.get_by_label("Search cases")).to_be_visible()
         drawn(page)
         count, without = nameless(page)
         assert count > 5 and without == [], name

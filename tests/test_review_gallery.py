@@ -71,7 +71,7 @@ def test_items_are_those_of_the_list_and_hidden_ones_say_nothing(shelf):
     ]
     shelves.put("blind", Shelf(shelf.session, shelf.rows, blind=True))
     hidden = shelves.items("blind", 0, 2)
-    assert [each.label for each in hidden] == ["Image 1", "Image 2"]
+    assert [each.label for each in hidden] == ["Case 1", "Case 2"]
     assert {(each.facts, each.flagged, each.verdict) for each in hidden} == {("", False, "")}
     assert hidden[0].ticket != first.ticket
     with pytest.raises(RunError, match="no such list"):

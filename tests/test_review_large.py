@@ -286,7 +286,7 @@ def test_the_app_opens_a_large_directory_without_reading_the_table(tmp_path, mon
     in_app.judge(app, "anomalous")
     assert app.session_state["open"] == "part-001.png" and not app.exception
     app.selectbox(key="reviewed").set_value("not by me").run()
-    assert any("29 images listed" in each.value for each in app.caption)
+    assert any("29 cases listed" in each.value for each in app.caption)
     app.segmented_control(key="page").set_value("Summary").run()
     assert next(each.value for each in app.metric) == "1 of 30" and not app.exception
     app.segmented_control(key="page").set_value("Threshold").run()

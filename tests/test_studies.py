@@ -478,7 +478,7 @@ def test_a_reader_sees_the_images_of_their_own_cases_and_nothing_else(opened, sc
         said = everything(app)
         for hidden in ("/defect", "/good", "p_value", "unsure (", "Verdicts of", str(made)):
             assert hidden not in said, (page, hidden)
-        assert "Image 1 of " + str(len(mine)) in said
+        assert "Case 1 of " + str(len(mine)) in said
         assert not [each for each in app.selectbox if each.key in ("order", "groups", "kinds")]
         assert not [each for each in app.segmented_control if each.key == "page"]
 
@@ -517,7 +517,7 @@ def test_a_disputed_case_goes_to_the_adjudicator_without_what_readers_said(opene
     store.close()
     app = opened(scores, reviewer="cem")
     said = everything(app)
-    assert app.session_state["open"] == row.path and "Image 1 of 1" in said
+    assert app.session_state["open"] == row.path and "Case 1 of 1" in said
     assert "scratch" not in said and row.path not in said and "ben" not in said
     in_app.judge(app, "anomalous")
     assert reviews.read(scores / reviews.FILE)[-1].reviewer == "cem"

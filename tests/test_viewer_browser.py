@@ -164,12 +164,12 @@ def test_no_widget_keeps_the_keys_of_the_case(visit):
     next_case("a choice of several")
     page.get_by_text("all", exact=True).last.click()
     next_case("a radio button")
-    page.get_by_label("Search names").fill("part")
-    page.get_by_label("Search names").press("Enter")
+    page.get_by_label("Search cases").fill("part")
+    page.get_by_label("Search cases").press("Enter")
     next_case("the search", wait=0)
     assert set(page.evaluate(FOCUSED)) <= KINDS
     page.keyboard.press("Escape")
-    expect(page.get_by_label("Search names")).to_have_count(0)
+    expect(page.get_by_label("Search cases")).to_have_count(0)
 
     page.get_by_text("To know").first.click()
     next_case("a strip that opens")

@@ -54,11 +54,19 @@ TrainingData = Annotated[
 ]
 Detector = Annotated[
     str | None,
-    typer.Option("--detector", "-d", help="See `anodetect detectors`."),
+    typer.Option(
+        "--detector",
+        "-d",
+        help="What learns; `anodetect detectors` lists them. By default the recommended one.",
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="One setting, key=value; may be repeated. `anodetect detectors NAME` lists them.",
+    ),
 ]
 Representation = Annotated[
     str,
@@ -88,6 +96,7 @@ Each = Annotated[
     ),
 ]
 InspectedData = Annotated[str, typer.Argument(help="A folder, a file, or a card's name.")]
+CardName = Annotated[str, typer.Argument(help="A name that `anodetect data list` gives.")]
 Html = Annotated[
     Path | None, typer.Option(help="Also write a page with pictures from every folder.")
 ]
@@ -131,7 +140,7 @@ Dims = Annotated[
     int | None,
     typer.Option(help="Volumes: 2 slice by slice (the default), 3 as patches of voxels."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides everything that is random.")]
 DropOdd = Annotated[
     float | None,
     typer.Option(
@@ -224,8 +233,9 @@ Engine = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option(
-        help="How many models: processes of this machine, as many as help "
-        "(1: this process alone); with ray one for each GPU, else each node."
+        help="How many processes score, each with a model of its own (1: this one alone). By "
+        "default as many as are faster on this machine; with ray one for each GPU, or else each "
+        "node."
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")]
@@ -338,7 +348,7 @@ Viewers = Annotated[
 ]
 ReadersEach = Annotated[int, typer.Option("--each", min=1, help="Readers of each case.")]
 StudySample = Annotated[
-    int | None, typer.Option("--sample", min=1, help="Only this many random images are cases.")
+    int | None, typer.Option("--sample", min=1, help="Only so many cases, drawn at random.")
 ]
 StudySeed = Annotated[
     int, typer.Option("--seed", min=0, help="Decides who reads what, and in which order.")
@@ -412,10 +422,20 @@ Start = Annotated[
 
 # -- calibrate, evaluate, benchmark, detectors -----------------------------------------------------
 
-NewNormals = Annotated[str, typer.Argument(help="New normal images.")]
-LabelledData = Annotated[str, typer.Argument(help="Labelled images; a train part is ignored.")]
+NewNormals = Annotated[
+    str, typer.Argument(help="New normal images: a folder, its URL, or a card's name.")
+]
+LabelledData = Annotated[
+    str,
+    typer.Argument(
+        help="Labelled images: a folder, its URL, or a card's name; a train part is ignored."
+    ),
+]
 By = Annotated[
-    str, typer.Option(help="Also for each value of these comma-separated manifest columns.")
+    str,
+    typer.Option(
+        help="Also measure each value of these manifest columns (comma-separated) by itself."
+    ),
 ]
 BenchmarkData = Annotated[
     list[str], typer.Argument(help="Labelled data sets, each with a train part.")
@@ -472,7 +492,9 @@ Retrieve = Annotated[
 ]
 OwnTitle = Annotated[str, typer.Option("--aet", help="Our AE title.")]
 OwnHost = Annotated[str, typer.Option("--host", help="The address on which objects are received.")]
-OwnPort = Annotated[int, typer.Option("--port", min=0, max=65535, help="And the port.")]
+OwnPort = Annotated[
+    int, typer.Option("--port", min=0, max=65535, help="The port on which objects are received.")
+]
 NodeFolder = Annotated[
     Path,
     typer.Option(
@@ -502,7 +524,7 @@ Allow = Annotated[
 TlsCert = Annotated[
     Path | None, typer.Option(help="Our certificate (PEM), shown to the other side.")
 ]
-TlsKey = Annotated[Path | None, typer.Option(help="Its private key (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option(help="The private key (PEM) of --tls-cert.")]
 TlsCa = Annotated[
     Path | None,
     typer.Option(help="The authorities (PEM) that vouch for the other side; else the system's."),

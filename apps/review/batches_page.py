@@ -37,9 +37,9 @@ def draw(choices: Sequence[Path], roots: Sequence[Path]) -> None:
     )
     draw_table(_table(found), alt="Batches and what they say")
     st.caption(
-        "⚠ The share of flags lies above the false-alarm rate with its whole interval, or drift "
-        "was found. ↕ The share is another one than that of the batches of this model before. "
-        "Images count as independent; a batch full of anomalies has such a share too."
+        "⚠ Drift was found, or the whole interval of the share of flags lies above the false-alarm "
+        "rate. ↕ The share differs from that of this model's batches before. Images count as "
+        "independent. Both say *look*, not *why*: a batch full of anomalies is marked, too."
     )
     _draw_checks(found)
     _draw_calibrate(found, roots)
@@ -64,11 +64,11 @@ def _table(found: Found) -> dict[str, list[str | int | None]]:
         "scored": [batch.ended[:16].replace("T", " ") for batch in shown],
         "images": [_images(batch) for batch in shown],
         "flagged": [_share(batch) for batch in shown],
-        "promised": ["fdr" if batch.far is None else f"{batch.far:.1%}" for batch in shown],
+        "promised": ["by FDR" if batch.far is None else f"{batch.far:.1%}" for batch in shown],
         "drift p": ["–" if each.drift_p is None else f"{each.drift_p:.2g}" for each in shown],
         "run": [f"{batch.run} · {batch.model[:6]}" for batch in shown],
         "calibration groups": [batch.calibration_groups for batch in shown],
-        "flags right": [_precision(batch) for batch in shown],
+        "flags that are right": [_precision(batch) for batch in shown],
     }
 
 
@@ -117,17 +117,21 @@ def _draw_calibrate(found: Found, roots: Sequence[Path]) -> None:
     """Draw the form that prepares the command which gives a run new calibration normals."""
     st.subheader("Calibrate anew")
     st.caption(
-        "The same weights with normals of the new day, scanner or supplier. They have to be "
-        "normal, and chosen without regard to scores: those you judged because they were flagged "
-        "are not. A random audit sample that was judged does (Threshold page, then reviews export)."
+        "The model stays as it is and gets new p-values, from normal images of the new day, "
+        "scanner or supplier. They must be chosen without regard to their scores: cases that were "
+        "judged because they were flagged will not do, those of a random audit sample will (page "
+        "Threshold, then `anodetect reviews export`)."
     )
     latest, names = list(reversed(found.batches)), _names(found)
     batch = st.selectbox(
-        "Of the batch", latest, format_func=lambda each: names[each.folder], key="calibrate_batch"
+        "Run of the batch",
+        latest,
+        format_func=lambda each: names[each.folder],
+        key="calibrate_batch",
     )
     contents = training.search(tuple(roots)).images if roots else ()
     data = st.selectbox(
-        "Folder of new normals",
+        "Folder of new normal images",
         [str(folder) for folder in contents],
         key="calibrate_data",
         accept_new_options=True,

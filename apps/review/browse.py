@@ -43,7 +43,7 @@ def _contents(folder: Path) -> str:
     looked_at = sorted(names)[:COUNTED]
     count = sum(formats.format_of(folder / name) is not None for name in looked_at)
     more = "more than " if len(names) > COUNTED else ""
-    return f"{more}{amount(count, 'image')} in it, not counting folders"
+    return f"{more}{amount(count, 'image')} directly in this folder"
 
 
 def _above(here: Path, roots: Sequence[Path]) -> Path:

@@ -30,6 +30,7 @@ MANY = (
     "Of more than 100 000 rows only pages are read: there is no order by novelty, which would "
     "compare each row with all others, and Threshold looks at a random sample."
 )
+SEARCHED = "name, patient or lot, study, kind"  # the columns a search looks through
 FLAGGED = {"all": None, "yes": True, "no": False}  # the choices of the filter
 AROUND = 12  # images listed on either side of the open one
 GROUPS_SHOWN = 6
@@ -105,7 +106,7 @@ def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
         status=choose_several("status", scores.statuses),
         groups=choose_several("groups", group_names),
         reviewed=popover.selectbox(
-            "Reviewed", worklist.PROGRESS, key="reviewed", bind="query-params"
+            "Judged", worklist.PROGRESS, key="reviewed", bind="query-params"
         ),
         paths=sample if only_sample else frozenset(),
     )
@@ -117,7 +118,9 @@ def _choose_filter(popover: Any, scores: Scores, blind: bool) -> Filter:
     )
     return replace(
         keep,
-        search=popover.text_input("Search names", key="search", bind="query-params"),
+        search=popover.text_input(
+            "Search cases", key="search", bind="query-params", placeholder=SEARCHED
+        ),
         flagged=FLAGGED[flagged],
         kinds=choose_several("kinds", scores.kinds),
         verdicts=choose_several("verdicts", JUDGEMENTS),
@@ -129,7 +132,7 @@ def draw_progress(session: ReviewSession) -> None:
     total = session.scores.count
     done = sum(session.reviewer in judged for judged in session.judgements.values())
     by_whom = " by you" if session.reviewer else ""
-    st.sidebar.progress(done / total, f"{done} of {total} reviewed{by_whom}")
+    st.sidebar.progress(done / total, f"{done} of {total} judged{by_whom}")
     unjudged.draw()
 
     for pair in agreements(session.judgements, session.first_blind):
@@ -211,9 +214,9 @@ def draw_images(
     if len(studies) > 1:
         shown["study"] = [studies.index(row.study) + 1 for row in part]
 
-    st.caption(f"{amount(len(rows), 'image')} listed")
+    st.caption(f"{amount(len(rows), 'case')} listed")
     shown_paths = paths[start : start + 2 * AROUND]
-    _draw_table(shown, shown_paths, key="list", alt="Images", row_height=ROW_HEIGHT)
+    _draw_table(shown, shown_paths, key="list", alt="Cases", row_height=ROW_HEIGHT)
     peek.draw(session, part, blind, "list-", ROW_HEIGHT)
     if len(studies) > 1 and not blind:
         numbered = [f"{number} {study}" for number, study in enumerate(studies, 1)]

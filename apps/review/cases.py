@@ -35,7 +35,7 @@ def draw(session: ReviewSession) -> None:
         "Blind until judged",
         key="blind",
         bind="query-params",
-        help="Hides names, scores and maps until you judged.",
+        help="Hides the name, scores and heatmap of a case until you have judged it.",
     )
     st.session_state.is_blind = blind  # other pages do not know the toggle
     by_group = session.scores.has_groups and st.sidebar.toggle(
@@ -44,7 +44,7 @@ def draw(session: ReviewSession) -> None:
     rows, paths = case_list.choose_rows(session, blind)
     case_list.draw_progress(session)
     if not rows:
-        st.info("No image passes the filters; widen them in the sidebar.")
+        st.info("No case passes the filters; change them in the sidebar.")
         st.button("Clear all filters", key="clear", on_click=chips.clear)
         return
 
@@ -136,7 +136,7 @@ def _draw_verdicts(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
     judged = session.judgements.get(row.path, {})
     if hidden or session.reviewer not in judged:
         if judged:
-            st.caption(f"Verdicts of others: {len(judged)}, shown when you have judged.")
+            st.caption(f"Verdicts of others: {len(judged)}, shown once you have judged.")
         return
 
     st.caption("Verdicts")
@@ -144,9 +144,10 @@ def _draw_verdicts(session: ReviewSession, row: ScoreRow, hidden: bool) -> None:
         blind = ", blind" if review.blind else ""
         region = f" [region {review.region}]" if review.region else ""
         comment = f": {review.comment}" if review.comment else ""
-        time = f"{review.time[:19]} UTC{blind}"
+        time = f"{review.time[:19].replace('T', ' ')} UTC{blind}"
         st.text(f"{review.reviewer}: {review.verdict} ({time}){region}{comment}")
 
     if row.label is not None:
         label = "anomalous" if row.label else "normal"
-        st.text(f"Known beforehand: {label}, {row.kind or 'no kind'}")
+        kind = f" ({row.kind})" if row.kind not in (None, "", label) else ""
+        st.text(f"Truth, known beforehand: {label}{kind}")

@@ -27,8 +27,8 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType(
         "kinds": Condition("Kind", ()),
         "verdicts": Condition("My verdict", ()),
         "flagged": Condition("Flagged", "all"),
-        "reviewed": Condition("Reviewed", "all"),
-        "search": Condition("Name has", ""),
+        "reviewed": Condition("Judged", "all"),
+        "search": Condition("Search", ""),
     }
 )
 BLIND = {"only_sample", "status", "groups", "reviewed"}  # those that a blind list has
@@ -41,12 +41,12 @@ def draw() -> None:
         return
     st.session_state.chips = list(texts)
     st.sidebar.multiselect(
-        "Conditions in force",
+        "Filters in force",
         list(texts),
         format_func=texts.__getitem__,
         key="chips",
         on_change=_take_off,
-        help="× takes one off; the × at the end clears all.",
+        help="× takes one off; the × at the end takes all off.",
     )
 
 

@@ -90,7 +90,7 @@ def _choose(kept: Sequence[Pair]) -> int:
         "p of the first": [pair.first.p_value for pair in part],
         "p of the second": [pair.second.p_value for pair in part],
         "flags": [_flags(pair) for pair in part],
-        "known as": [_label(pair) for pair in part],
+        "truth": [_label(pair) for pair in part],
     }
     number = st.column_config.NumberColumn(format="%.4f")
     columns = {"p of the first": number, "p of the second": number}
@@ -122,7 +122,7 @@ def _draw_pair(sessions: tuple[ReviewSession, ReviewSession], pair: Pair) -> Non
     """Draw an image as both have it, in the same window."""
     first = _view(sessions[0], pair.first)
     window = None if first is None else first.windows["auto"]
-    st.radio("Draw", list(OPACITIES), horizontal=True, key="compare_panel")
+    st.radio("Picture", list(OPACITIES), horizontal=True, key="compare_panel")
     columns = st.container(key="pair").columns(2)
     sides = zip(columns, ("First", "Second"), sessions, (pair.first, pair.second), strict=True)
     for column, name, session, row in sides:

@@ -28,7 +28,7 @@ def facts_of(row: ScoreRow, paths: Sequence[str], hidden: bool) -> Facts:
     if row.path in paths:
         place = f"{paths.index(row.path) + 1} of {len(paths)}"
     if hidden:
-        return Facts(f"Image {place}")
+        return Facts(f"Case {place}")
 
     names = [row.path]
     names += [name for name in dict.fromkeys((row.group, row.study)) if name not in ("", row.path)]

@@ -16,7 +16,10 @@ ALL_READ = (
     "You have read all your cases. Scores, maps and others' verdicts are shown when the study is "
     "complete; until then you may look again, and change a verdict that was not adjudicated."
 )
-NOTHING = "Nothing is yours to adjudicate now: no case of yours that all readers read is disputed."
+NOTHING = (
+    "There is nothing for you to adjudicate now: on your cases that all their readers have read "
+    "they agree."
+)
 
 
 def draw(session: ReviewSession) -> None:

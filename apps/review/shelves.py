@@ -87,7 +87,7 @@ def _item(shelf: Shelf, row: ScoreRow, place: int) -> Item:
         facts = f"p {number_text(row.p_value)}" if row.status == OK else row.status
     return Item(
         ticket=OFFICE.ticket(session.directory, row, hidden=hidden),
-        label=f"Image {place + 1}" if hidden else row.path,
+        label=f"Case {place + 1}" if hidden else row.path,
         facts=facts,
         flagged=bool(row.flagged) and not hidden,
         verdict="" if own is None else own.verdict,

@@ -32,7 +32,7 @@ def draw(session: ReviewSession) -> None:
         _draw_pairs(found)
     st.caption(
         "Sensitivity and specificity count decided verdicts on cases whose truth is known. "
-        "Intervals are of 95 %, over patients or lots."
+        "Intervals are 95 %, over patients or lots."
     )
     table = to_table(readings.table(plan, rows, session.reviews), ReadingRow)
     st.download_button(
@@ -79,7 +79,7 @@ def _draw_pairs(found: Results) -> None:
     shown: Table = {
         "readers": [" and ".join(pair.readers) for pair in found.pairs],
         "cases in common": [pair.cases for pair in found.pairs],
-        "alike": [pair.agreed for pair in found.pairs],
+        "agreed": [pair.agreed for pair in found.pairs],
         "Cohen's κ": [number(pair.kappa, 2) for pair in found.pairs],
     }
     draw_table(shown, alt="Agreement of every two readers in the study")

@@ -19,17 +19,17 @@ def draw(session: ReviewSession) -> None:
     found = session.scores.summary(session.judgements, session.first_blind)
     st.subheader("Where the review stands")
     columns = st.columns(3)
-    columns[0].metric("reviewed", f"{found.reviewed} of {found.images}")
-    show_rate(columns[1], "flags judged that are anomalous", found.precision)
+    columns[0].metric("cases judged", f"{found.reviewed} of {found.images}")
+    show_rate(columns[1], "judged flags that are right", found.precision)
     columns[2].metric("disagreements", len(found.disagreements))
 
     left, right = st.columns(2)
     by_reviewer: Table = {
         "reviewer": list(found.by_reviewer),
-        "images": list(found.by_reviewer.values()),
+        "cases judged": list(found.by_reviewer.values()),
     }
     with left:
-        draw_table(by_reviewer, alt="Images by reviewer")
+        draw_table(by_reviewer, alt="Cases by reviewer")
     verdicts: Table = {"verdict": list(found.verdicts), "times": list(found.verdicts.values())}
     with right:
         draw_table(verdicts, alt="Verdicts and how often they were given")
@@ -49,8 +49,8 @@ def _agreements(pairs: Sequence[Agreement]) -> None:
     st.subheader("Agreement")
     first = [pair.first for pair in pairs]
     shown: Table = {
-        "readers": [" and ".join(pair.readers) for pair in pairs],
-        "images in common": [pair.images for pair in pairs],
+        "reviewers": [" and ".join(pair.readers) for pair in pairs],
+        "cases in common": [pair.images for pair in pairs],
         "agreed": [pair.agreed for pair in pairs],
         "Cohen's κ": [pair.kappa for pair in pairs],
         "first, blind": [each.images if each else 0 for each in first],
@@ -59,10 +59,10 @@ def _agreements(pairs: Sequence[Agreement]) -> None:
 
     number = st.column_config.NumberColumn(format="%.2f")
     kappa = {"Cohen's κ": number, "κ of first, blind": number}
-    draw_table(shown, column_config=kappa, alt="Agreement of every two readers")
+    draw_table(shown, column_config=kappa, alt="Agreement of every two reviewers")
     st.caption(
-        "First, blind verdicts count as they were given, even if they were changed later: the last "
-        "ones were given by readers who had seen the scores and each other's verdicts."
+        "First, blind verdicts count as they were given, even if they were changed later; the last "
+        "ones are of reviewers who had seen the scores and each other's verdicts."
     )
     for reason in _reasons(pairs):
         st.caption(reason)
@@ -76,7 +76,7 @@ def _reasons(pairs: Sequence[Agreement]) -> list[str]:
         reasons.append(f"{MISSING} in a column of κ: it is {UNDEFINED}.")
     if any(pair.first is None for pair in pairs):
         reasons.append(
-            f"{MISSING} beside 0 first, blind images: there is none on which both readers gave "
+            f"{MISSING} beside 0 first, blind cases: there is none on which both reviewers gave "
             "their first verdict blind."
         )
     return reasons
@@ -105,7 +105,10 @@ def _record(session: ReviewSession) -> None:
     end = session.reviews[-1].hash if session.reviews else session.store.head
     state = "broken" if problems else "unbroken"
     st.text(f"{amount(len(session.reviews), 'record')}, {state}; the chain ends with {end}")
-    st.text(f"Keep it elsewhere, after each export too: anodetect verify DIR --reviews {end}")
+    st.text(
+        "Keep this end of the chain elsewhere, anew after each export; later it shows whether "
+        f"verdicts were changed or cut off: anodetect verify DIR --reviews {end}"
+    )
 
     def html_file() -> str:
         # The report's libraries take a second to import, which no other page needs.

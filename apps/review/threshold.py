@@ -73,7 +73,11 @@ def _of_one_kind(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     if not volumes or len(volumes) == len(rows):
         return list(rows)
     kind = st.radio(
-        "Of", ["images", "volumes"], horizontal=True, key="threshold_of", persist_state="session"
+        "Threshold of",
+        ["images", "volumes"],
+        horizontal=True,
+        key="threshold_of",
+        persist_state="session",
     )
     return volumes if kind == "volumes" else [row for row in rows if not row.is_volume]
 
@@ -82,15 +86,15 @@ def _audit_sample(session: ReviewSession, rows: Sequence[ScoreRow], far: float) 
     """Draw the offer of a random sample to judge, and return what the verdicts tell with it."""
     head = session.store.head
     count = st.number_input(
-        "Random audit sample: cases of those flagged and of those not flagged",
+        "Random audit sample: so many flagged cases, and as many others",
         1,
         10_000,
         SAMPLE,
         key="sample_size",
         persist_state="session",
-        help="Reviewers judge mostly what is flagged, so the judged cases alone say little of the "
-        "others. Verdicts count with the weight of what they stand for: those on a random sample "
-        "that is judged completely, and all where every case is judged.",
+        help="Reviewers judge mostly what is flagged, so what they judged says little of the "
+        "rest. Only verdicts on a random sample that is judged to its end count, each with the "
+        "weight of the cases it stands for; or all, where every case is judged.",
     )
     found = outcome.judged_rates(
         rows, session.judgements, session.directory.audit.calibration, far, head, int(count)
@@ -141,7 +145,7 @@ def _numbers(found: Outcome, source: Truth, estimates: Estimates | None) -> None
     st.text(found.statement)
 
     table = {
-        f"known ({source})": ["anomalous", "normal"],
+        f"truth ({source})": ["anomalous", "normal"],
         "flagged": [found.confusion[1, True], found.confusion[0, True]],
         "not flagged": [found.confusion[1, False], found.confusion[0, False]],
     }

@@ -69,7 +69,7 @@ def _jobs(roots: Sequence[Path]) -> None:
     if not listed:
         return
 
-    st.subheader("In the background")
+    st.subheader("Jobs")
     states = {job.folder: jobs.state(job) for job in listed}
     for job in listed:
         _job(job, states[job.folder], roots)
@@ -182,8 +182,8 @@ def _titled(row: RunRow) -> dict[str, str | float]:
         "image AUROC": row.image_auroc,
         "sees": row.representation,
         "data": row.data,
-        "trained": row.trained,
-        "seconds": row.seconds,
+        "trained, UTC": row.trained,
+        "training, s": row.seconds,
         "ended by": row.ended_by,
         "calibration": row.calibration,
     }
@@ -209,7 +209,7 @@ def _train_form(roots: Sequence[Path], contents: Contents) -> None:
     data = _folder("Folder of normal images", roots, contents.images, "train_data")
     summaries = [f"- {name}: {entry.summary}" for name, entry in DETECTORS.items()]
     detector = st.selectbox("Detector", list(DETECTORS), help="\n".join(summaries))
-    budget = st.number_input("Minutes at most", 0.1, 1440.0, 5.0, 1.0)
+    budget = st.number_input("Minutes of training at most", 0.1, 1440.0, 5.0, 1.0)
     channels = st.text_input("Channels, if an image has several files", help=CHANNELS_HELP)
     missing = st.checkbox("An image may lack some of its channels")
     root = _root(roots, "train_root")
