@@ -17,10 +17,12 @@ from anodetect.commands.inputs import collect
 from anodetect.data import cards
 from anodetect.files import sha256_of
 from anodetect.output import figures, report
+from anodetect.output.bars import score_bars
 from anodetect.record import directories, reviews
 from anodetect.record.audit import ShownCases
 from anodetect.record.marks import Shown
 from anodetect.record.rows import OutputRow, to_table
+from apps.review import figures as charts
 from apps.review.store import Store
 
 NAME = "part-000.png"
@@ -155,17 +157,16 @@ def test_the_histogram_of_scores_far_apart_is_not_one_bar():
     calibration, scores = np.exp(rng.normal(size=200)), np.exp(rng.normal(size=90))
     scores = np.append(scores, np.exp(rng.normal(8, 3, 60)))
 
-    edges, name = figures._bars(scores, calibration)
-    heights, _ = np.histogram(np.clip(calibration, edges[0], edges[-1]), edges)
+    bars = score_bars(scores, calibration)
+    heights, edges, name = bars.heights(calibration), bars.edges, bars.axis
     assert (heights > 0).sum() > 8 and heights.sum() == 200
     beyond = int(((scores < edges[0]) | (scores > edges[-1])).sum())
-    assert "logarithmic" in name and f"; {beyond} beyond the axis" in name
+    assert bars.is_logarithmic and "logarithmic" in name and f"; {beyond} beyond the axis" in name
 
     # Without logarithms the axis ends soon after the usual scores, and says what is beyond.
-    edges, name = figures._bars(np.log(scores) * 1000, np.log(calibration))
-    heights, _ = np.histogram(np.log(calibration), edges)
-    assert (heights > 0).sum() > 4
-    assert "logarithmic" not in name and re.search(r"; \d\d+ beyond the axis", name)
+    bars = score_bars(np.log(scores) * 1000, np.log(calibration))
+    assert (np.histogram(np.log(calibration), bars.edges)[0] > 0).sum() > 4
+    assert not bars.is_logarithmic and re.search(r"\); \d\d+ beyond the axis", bars.axis)
 
     labels = np.repeat([0, 1], [90, 60])
     text = figures.histogram(scores, labels, calibration, 5.0, of_groups=False)
@@ -174,11 +175,12 @@ def test_the_histogram_of_scores_far_apart_is_not_one_bar():
 
 def test_the_histogram_of_usual_scores_is_linear():
     calibration = np.random.default_rng(0).normal(2, 0.1, 200)
-    edges, name = figures._bars(calibration[:50] + 0.3, calibration)
-    np.testing.assert_allclose(np.diff(edges), edges[1] - edges[0])
-    assert name == "score (larger = more anomalous)" or "1 beyond" in name
-    constant, name = figures._bars(np.zeros(3), np.zeros(5))
-    assert (constant[0], constant[-1]) == (0, 1) and "beyond" not in name
+    bars = score_bars(calibration[:50] + 0.3, calibration)
+    np.testing.assert_allclose(np.diff(bars.edges), bars.edges[1] - bars.edges[0])
+    assert bars.axis == "score (larger = more anomalous)" or "1 beyond" in bars.axis
+    constant = score_bars(np.zeros(3), np.zeros(5))
+    assert (constant.edges[0], constant.edges[-1]) == (0, 1) and "beyond" not in constant.axis
+    assert score_bars(np.zeros(0), np.arange(5.0)).heights(np.zeros(0)).sum() == 0
 
 
 def test_neither_bars_nor_the_threshold_cross_the_legend_of_the_histogram(monkeypatch):
@@ -202,3 +204,19 @@ def test_a_report_writes_times_and_truth_in_words(folder, page):
     said = [truth(replace(row, label=label, kind="")) for label in (None, 0, 1)]
     assert said == ["–", "normal", "anomalous"]
     assert truth(replace(row, label=1, kind="scratch")) == "scratch"
+
+
+def test_the_app_draws_the_same_bars_with_the_threshold_in_the_legend(folder):
+    rows = directories.read(folder).rows
+    calibration = np.exp(np.random.default_rng(0).normal(size=200))
+    rows = [replace(row, score=3.0**n) for n, row in enumerate(rows)]
+    chart = charts.histogram(rows, calibration, 5.0, "calibration normals")
+    own, normals, line = chart.data
+    bars = score_bars(3.0 ** np.arange(len(rows)), calibration)
+    assert chart.layout.xaxis.type == "linear" and chart.layout.xaxis.title.text == bars.axis
+    np.testing.assert_allclose(own.y[:-1].sum(), 100)
+    np.testing.assert_allclose(normals.y[:-1] * 2, bars.heights(calibration))
+    assert line.name == "threshold 5" and list(line.x) == [5, 5]
+
+    rows = [replace(row, score=3.0 ** (9 * n)) for n, row in enumerate(rows)]
+    assert charts.histogram(rows, calibration, 5.0, "").layout.xaxis.type == "log"

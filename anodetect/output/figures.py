@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anodetect.output.bars import score_bars
 from anodetect.output.drawing import Figure, in_own_style, title_of
 from anodetect.record.rows import SliceRow
 from anodetect.stats import metrics
@@ -19,8 +20,6 @@ Integers = NDArray[np.int64]
 
 NORMAL_COLOUR, ANOMALOUS_COLOUR, REFERENCE_COLOUR = "#3b7dd8", "#d1495b", "#8a8f98"
 LINE_COLOURS = ("#d1495b", "#3b7dd8", "#8a8f98", "#e0a030", "#4d9a6a")
-BINS = 40
-NARROW = 1 / 10  # of the axis of scores
 ROC_GRID = np.linspace(0, 1, 201)
 ROC_RESAMPLES = 300
 # The column of slices.parquet along which the slices of a plane follow each other.
@@ -66,65 +65,38 @@ def histogram(
     """
     if len(scores) == 0:
         return ""
-    edges, name_of_axis = _bars(scores, calibration)
+    bars = score_bars(scores, calibration)
+    edges = bars.edges
     figure, axes = _axes()
 
-    bars = (
+    parts = (
         (0, "normal", NORMAL_COLOUR),
         (1, "anomalous", ANOMALOUS_COLOUR),
         (-1, "scored here", NORMAL_COLOUR),
     )
-    for label, name, colour in bars:
+    for label, name, colour in parts:
         part = np.clip(scores[labels == label], edges[0], edges[-1])
         if len(part):
             axes.hist(part, edges, color=colour, alpha=0.6, label=f"{name} ({len(part)})")
 
     if len(calibration):
-        heights, _ = np.histogram(np.clip(calibration, edges[0], edges[-1]), edges)
         scale = max(1, (labels <= 0).sum()) / len(calibration)
         units = "groups" if of_groups else "normals"
         name = f"calibration {units} ({len(calibration)}), rescaled"
-        axes.stairs(heights * scale, edges, color=REFERENCE_COLOUR, linewidth=1.5, label=name)
+        heights = bars.heights(calibration) * scale
+        axes.stairs(heights, edges, color=REFERENCE_COLOUR, linewidth=1.5, label=name)
 
-    if "logarithmic" in name_of_axis:
+    if bars.is_logarithmic:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
     if np.isfinite(threshold):
         line = {"color": "black", "linestyle": "--", "linewidth": 1}
         axes.axvline(threshold, label=f"threshold {threshold:.4g}", **line)
-    axes.set_xlabel(name_of_axis)
+    axes.set_xlabel(bars.axis)
     axes.set_ylabel("images")
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure)
-
-
-def _bars(scores: Doubles, calibration: Doubles) -> tuple[Doubles, str]:
-    """Return the edges of the bars [BINS + 1] for scores [N] and those of the calibration [M], and
-    the name of the axis, which says what it does.
-
-    It is linear unless nine tenths of the usual scores would share NARROW of it. Then it is
-    logarithmic, or where scores are not positive it ends soon after the usual ones.
-    """
-    low = min(np.percentile(scores, 1), calibration.min(initial=np.inf))
-    high = max(np.percentile(scores, 99), calibration.max(initial=-np.inf))
-    lower, upper = np.percentile(calibration if len(calibration) else scores, (5, 95))
-    name = "score (larger = more anomalous)"
-
-    squeezed = 0 < upper - lower < NARROW * (high - low)
-    if squeezed and low > 0:
-        name = "score (larger = more anomalous), logarithmic"
-        edges = np.geomspace(low, high, BINS + 1)
-    else:
-        if squeezed:
-            room = (upper - lower) / NARROW / 2
-            low, high = max(low, lower - room), min(high, upper + room)
-        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-
-    beyond = int(((scores < edges[0]) | (scores > edges[-1])).sum())
-    if beyond:
-        name += f"; {beyond} beyond the axis in its outer bars"
-    return edges, name
 
 
 @in_own_style

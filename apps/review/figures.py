@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from anodetect.output import pictures
+from anodetect.output.bars import score_bars
 from anodetect.record.rows import OK, ScoreRow
 from anodetect.types import Bools
 
@@ -84,20 +85,29 @@ def histogram(
     """Return the histogram of this batch's scores over that of the scores it is compared with, of
     which `reference` is the name, with a line at the threshold."""
     legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom"}
-    layout = {"barmode": "overlay", "height": 360, "legend": legend, "margin": {"t": 40}}
-    figure = go.Figure(layout=layout)
+    figure = go.Figure(layout={"height": 360, "legend": legend, "margin": {"t": 40}})
+    scores = np.array([row.score for row in rows if row.status == OK], np.float64)
+    bars = score_bars(scores, calibration)
 
-    scores = np.array([row.score for row in rows if row.status == OK])
-    edges = np.histogram_bin_edges(np.concatenate([scores, calibration]), 50)
-    centres, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
+    highest = 0.0
     for values, name in ((scores, "this batch"), (calibration, reference)):
-        share = 100 * np.histogram(values, edges)[0] / max(len(values), 1)
-        figure.add_trace(go.Bar(x=centres, y=share, width=width, name=name, opacity=0.6))
+        share = 100 * bars.heights(values) / max(len(values), 1)
+        highest = max(highest, float(share.max()))
+        steps, line = np.append(share, share[-1]), {"shape": "hv", "width": 1}
+        figure.add_scatter(
+            x=bars.edges, y=steps, mode="lines", line=line, fill="tozeroy", name=name
+        )
 
     if np.isfinite(threshold):
-        figure.add_vline(threshold, line_dash="dash", line_color=LINE, annotation_text="threshold")
-    figure.update_xaxes(title="score (larger = more anomalous)")
-    figure.update_yaxes(title="% of images")
+        figure.add_scatter(
+            x=[threshold, threshold],
+            y=[0, 1.05 * highest],
+            mode="lines",
+            line={"dash": "dash", "color": LINE},
+            name=f"threshold {threshold:.4g}",
+        )
+    figure.update_xaxes(title=bars.axis, type="log" if bars.is_logarithmic else "linear")
+    figure.update_yaxes(title="% of images", rangemode="tozero")
     return figure
 
 

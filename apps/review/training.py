@@ -85,7 +85,7 @@ def _jobs(roots: Sequence[Path]) -> None:
 
 def _job(job: Job, state: jobs.State, roots: Sequence[Path]) -> None:
     """Draw one job, with the button that cancels or continues it."""
-    text, action = st.columns([5, 1], vertical_alignment="center")
+    text, action = st.columns([5, 1])
     progress = jobs.progress(job)
     started = job.started[:16].replace("T", " ")
     text.text(f"{job.subcommand} → {job.out.name}: {state}, started {started} UTC")
