@@ -76,7 +76,7 @@ def test_a_scored_folder_has_a_row_or_a_reason_for_every_file(pca_run, tmp_path)
         "masks and segmentations": 1,
         "images of the train part": 1,
     }
-    assert "30 no image that can be read (.xyz)" in (out / "report.html").read_text("utf-8")
+    assert "30 × no image that can be read (.xyz)" in (out / "report.html").read_text("utf-8")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) == len(directories.read(out).rows) + sum(audit.passed_over.values())
     assert json.loads((out / "audit.json").read_text())["passed_over"] == audit.passed_over

@@ -292,7 +292,7 @@ def test_visa_is_split_by_its_table(tree):
         "Data/Images/Normal/1.JPG": ("test", 0, "normal"),
         "Data/Images/Anomaly/0.JPG": ("test", 1, "anomaly", "Data/Masks/Anomaly/0.png"),
     }
-    assert "1 images that 1cls.csv does not list" in counted(reasons(dataset.passed_over))
+    assert "1 × images that 1cls.csv does not list" in counted(reasons(dataset.passed_over))
 
 
 def test_real_iad_is_split_by_its_table_and_views_of_a_sample_are_a_group(tree):
@@ -347,7 +347,7 @@ def test_nnunet_does_not_say_what_is_normal(tree):
         "imagesTr/liver_001_0000.nii.gz": ("train", None, "", "labelsTr/liver_001.nii.gz"),
         "imagesTs/liver_002_0000.nii.gz": ("test", None, ""),
     }
-    assert "1 further channels of nnU-Net's images" in counted(reasons(dataset.passed_over))
+    assert "1 × further channels of nnU-Net's images" in counted(reasons(dataset.passed_over))
     with pytest.raises(DataError, match="--kind-normal imagesTr"):
         dataset.training()
 
@@ -363,7 +363,7 @@ def test_bids_subjects_are_groups_and_derivatives_are_passed_over(tree):
     dataset = scan(root)
     assert [record.group for record in dataset.training()] == ["sub-01", "sub-01", "sub-02"]
     assert [record.study for record in dataset.training()] == ["ses-1", "ses-2", ""]
-    assert "1 derivatives of a BIDS data set" in counted(reasons(dataset.passed_over))
+    assert "1 × derivatives of a BIDS data set" in counted(reasons(dataset.passed_over))
 
     tree("sub-02/anat/sub-02_FLAIR.nii.gz")
     with pytest.raises(DataError, match=r"flair \(1\), t1w \(3\)"):
@@ -426,12 +426,12 @@ def test_what_anodetect_wrote_is_passed_over(tree):
     dataset = scan(root)
     assert [record.id for record in dataset.records] == ["0.png"]
     text = counted(reasons(dataset.passed_over))
-    assert "2 in score directories of anodetect" in text
-    assert "1 in runs of anodetect" in text
+    assert "2 × in score directories of anodetect" in text
+    assert "1 × in runs of anodetect" in text
 
 
 def test_nothing_but_masks_is_said_so(tree):
-    with pytest.raises(DataError, match="only 2 masks and segmentations"):
+    with pytest.raises(DataError, match="only 2 × masks and segmentations"):
         scan(tree("case/0_mask.png", "case/1_mask.png"))
 
 

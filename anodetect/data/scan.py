@@ -87,5 +87,6 @@ def reasons(passed_over: Iterable[PassedOver]) -> Counter[str]:
 
 
 def counted(reasons: Mapping[str, int]) -> str:
-    """Return counts by reason in words, the most frequent first; "" if there are none."""
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common())
+    """Return counts by reason, which may be of one file or of many, the most frequent first; "" if
+    there are none."""
+    return ", ".join(f"{count} × {reason}" for reason, count in Counter(reasons).most_common())
