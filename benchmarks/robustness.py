@@ -1,15 +1,16 @@
 """Small changes of images: does the detector still tell normal images from anomalous ones?
 
-    python -m benchmarks.robustness BENCH [--json]
+    python -m benchmarks.robustness BENCH [--images 60] [--json]
 
 BENCH is the directory of an `anodetect benchmark` of data cards; its runs of seed 0 are looked at.
-Each column is the image AUROC of up to 60 normal and 60 anomalous test images after one change,
-made alike in all of them. `PGD k` is an attack: each value that the detector is given may move by
-k/255 of the range of intensities, and ten steps of projected gradient ascent (Madry et al., 2018)
-make normal images look anomalous and anomalous ones normal. Gradients are those of the image's
-score, as the run's one pass has it; of an ensemble, those of the members' scores as a product of
-experts, and of `ncsn`, which has no such pass, those of its maps before they are standardised. An
-AUROC of 0 is a complete success of the attack. `vq` has no gradients, and is not attacked.
+Each column is the image AUROC of up to so many normal and anomalous test images each, after one
+change that is made alike in all of them. `PGD k` is an attack: each value that the detector is
+given may move by k/255 of the range of intensities, and ten steps of projected gradient ascent
+(Madry et al., 2018) make normal images look anomalous and anomalous ones normal. Gradients are
+those of the image's score, as the run's one pass has it; of an ensemble, those of the members'
+scores as a product of experts, and of `ncsn`, which has no such pass, those of its maps before they
+are standardised. An AUROC of 0 is a complete success of the attack. `vq` has no gradients, and is
+not attacked.
 """
 
 import io
@@ -253,11 +254,11 @@ def measured(path: Path, normal: Sequence[Floats], odd: Sequence[Floats]) -> dic
     return result | attacks(model, normal, odd)
 
 
-def test_images(name: str) -> tuple[list[Floats], list[Floats]]:
-    """Return normal and anomalous test images of a data set, as many of each at most."""
+def test_images(name: str, most: int) -> tuple[list[Floats], list[Floats]]:
+    """Return normal and anomalous test images of a data set, so many of each at most."""
     labelled = cards.open_data(name).labelled()
-    normal = some([record for record in labelled if record.label == 0])
-    return normal, some([record for record in labelled if record.label == 1])
+    normal = some([record for record in labelled if record.label == 0], most)
+    return normal, some([record for record in labelled if record.label == 1], most)
 
 
 def as_row(title: Sequence[str], found: Mapping[str, float], columns: Sequence[str]) -> str:
@@ -270,6 +271,7 @@ def as_row(title: Sequence[str], found: Mapping[str, float], columns: Sequence[s
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("bench", type=Path)
+    parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
@@ -285,7 +287,7 @@ def main() -> None:
             continue
         facts = runs.facts(path)
         if facts.data not in images:
-            images[facts.data] = test_images(facts.data)
+            images[facts.data] = test_images(facts.data, arguments.images)
         found = measured(path, *images[facts.data])
         result[path.name] = found
         if not arguments.json:

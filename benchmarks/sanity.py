@@ -33,9 +33,9 @@ ODD = ("constant", "blurred", "inverted", "noise")
 PERCENTILE = 95
 
 
-def some(records: Sequence[Record]) -> list[Floats]:
-    """Return images that are evenly spread over the records."""
-    rows = np.unique(np.linspace(0, len(records) - 1, IMAGES).astype(int))
+def some(records: Sequence[Record], most: int = IMAGES) -> list[Floats]:
+    """Return so many images at most, evenly spread over the records."""
+    rows = np.unique(np.linspace(0, len(records) - 1, most).astype(int))
     images = []
     for row in rows:
         loaded = load(records[row])
