@@ -502,9 +502,12 @@ def test_frames_that_have_places_have_a_parametric_map_too(tmp_path, spacing):
         assert np.allclose(place, expected)
 
 
-def test_frames_at_the_same_places_have_no_parametric_map(tmp_path):
+@pytest.mark.parametrize(
+    ("vector", "times"), [([1, 2, 3] * 2, [1, 1, 1, 2, 2, 2]), ([1, 2, 3, 4, 5, 5], None)]
+)
+def test_frames_at_the_same_places_have_no_parametric_map(tmp_path, vector, times):
     pytest.importorskip("highdicom")
-    made = tomogram(grey("<u2"), 4.0, vector=[1, 2, 3] * 2, times=[1, 1, 1, 2, 2, 2])
+    made = tomogram(grey("<u2"), 4.0, vector=vector, times=times)
     _, files = files_of_frames(tmp_path, made)
     assert set(files) == {"picture", "report"}
 

@@ -439,7 +439,7 @@ def in_space(series: Series) -> Series | None:
         numbers = numbers_in_space(frames(header, 0))
     except ImageError:  # some or all have no place
         return None
-    if sorted(numbers) != sorted(series.numbers):
+    if not numbers:
         return None
     return Series(headers=(header,) * len(numbers), numbers=tuple(numbers))
 

@@ -178,11 +178,9 @@ def in_order(frames: Iterable[Frame]) -> list[Frame]:
 def numbers_in_space(frames: Sequence[Frame]) -> list[int]:
     """Return the numbers of frames along their normal, if all of them make up one volume; else
     []."""
-    stacks = stacks_of(frames)
-    found = stacks[0].frames
-    if len(stacks) > 1 or len(found) < len(frames) or len(_at_places(found)) < len(frames):
-        return []
-    return [frame.number for frame in found]
+    found = stacks_of(frames)[0].frames
+    is_whole = len(found) == len(frames) and len(_at_places(found)) == len(frames)
+    return [frame.number for frame in found] if is_whole else []
 
 
 # -- Parts -----------------------------------------------------------------------------------------
