@@ -79,6 +79,14 @@ def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     raise ConfigError(f"{where}: {reason}")
 
 
+def refuse_idle(config: Config, names: Sequence[str], reason: str) -> None:
+    """Raise ConfigError if one of these settings of a detector is not at its default, although it
+    has no effect beside the others, for this `reason`."""
+    for name in names:
+        if getattr(config, name) != type(config).model_fields[name].default:
+            raise ConfigError(f"detector.{name}: {reason}")
+
+
 def _reason(cls: type[Config], error: ValidationError) -> str:
     """Return the first problem in words; an unknown key comes before wrong values."""
     problems = error.errors()

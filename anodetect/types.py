@@ -221,6 +221,14 @@ class KindChecker(Protocol):
 
 
 @runtime_checkable
+class AnomalyChecker(Protocol):
+    """A detector that has settings for known anomalies."""
+
+    def check_anomalies(self, *, known: bool) -> None:
+        """Raise ConfigError if a setting has no effect where anomalies are `known`, or are not."""
+
+
+@runtime_checkable
 class Clusterer(Protocol):
     """A detector that may look for clusters among the images that it learns from."""
 

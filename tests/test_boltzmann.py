@@ -452,12 +452,22 @@ def test_mosaics_begin_at_the_image_that_is_given(tmp_path):
     ("settings", "message"),
     [
         ({"joint": True}, "needs layers=2 or 3"),
+        (
+            {"layers": 2, "joint": True, "pretraining": 0.0, "chain": "data"},
+            "detector.chain: layers that learn together",
+        ),
         ({"window": 4, "stride": 5}, "larger than the window"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         detector_of(**settings)
+
+
+def test_layers_that_learn_one_by_one_first_may_have_chains_from_data():
+    settings = {"layers": 2, "joint": True, "chain": "data"}
+    assert detector_of(**settings, pretraining=0.5).config.chain == "data"
+    detector_of(**settings | {"chain": "persistent"}, pretraining=0.0)
 
 
 def test_images_that_cannot_be_learned_from_are_refused(tmp_path):

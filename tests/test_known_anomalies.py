@@ -137,6 +137,24 @@ def test_the_option_is_refused_before_anything_is_read(tmp_path):
     assert not (tmp_path / "run.partial").exists()
 
 
+OF_MEMBER = {"jem/pixels": {"detector": {"margin": "energy"}}}
+
+
+@pytest.mark.parametrize(
+    ("detector", "values"),
+    [
+        ("jem", {"margin": "perceptron"}),
+        ("jem", {"margin_weight": 0.2}),
+        ("jem", {"margin_width": 2.0}),
+        ("ensemble", {"members": ["pca/pixels", "jem/pixels"], "settings": OF_MEMBER}),
+    ],
+)
+def test_settings_for_them_are_refused_without_them(detector, values, tmp_path):
+    with pytest.raises(ConfigError, match=r"detector\.margin\w*: it is for known anomalies; add"):
+        anodetect.train(str(tmp_path / "nowhere"), detector, tmp_path / "run", values=values)
+    assert not (tmp_path / "run.partial").exists()
+
+
 @pytest.mark.parametrize("tiling", [{"tile": 16, "dims": 2}, {"tile": 0, "dims": 3}])
 def test_parts_of_anomalous_images_are_not_learned_from(tiling):
     with pytest.raises(ConfigError, match="whole images"):

@@ -217,7 +217,6 @@ SMALL = {
     "window": 1,
     "stride": 1,
     "width": 48,
-    "couplings": 2,
     "places": 16,
     "pooling": {"smooth": 0},
 }
@@ -225,7 +224,10 @@ TRAINING = {"steps": 200, "batch": 32, "learning_rate": 3e-3, "ema": 0.98}
 
 
 def small_nce(**settings):
-    return nce.NCE(build(nce.NCEConfig, SMALL | {"training": TRAINING} | settings, "nce"))
+    values = SMALL | {"training": TRAINING} | settings
+    if values.get("noise") != "gaussian":
+        values = {"couplings": 2} | values
+    return nce.NCE(build(nce.NCEConfig, values, "nce"))
 
 
 def fitted(folder, known=None, log=lambda entry: None, **settings):
@@ -289,6 +291,7 @@ def test_every_form_reloads_and_keeps_company(noise, tmp_path):
         ({"window": 5}, "images of 4 pixels are smaller than a window of 5"),
         ({"stride": 2}, "stride: 2 is larger than the window"),
         ({"pattern": "on"}, "for features, not for pixels"),
+        ({"noise": "gaussian", "couplings": 3}, "couplings: only a flow has any"),
     ],
 )
 def test_settings_that_cannot_be(settings, message, tmp_path):

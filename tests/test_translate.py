@@ -200,6 +200,11 @@ def test_defects_for_choices_are_planted_in_the_target_only(paired):
     assert paired._with_clean_source(None, batch(tune)) is None
 
 
+def test_draws_without_pairs_are_refused():
+    with pytest.raises(ConfigError, match="draws: nothing is drawn without pairs"):
+        create_detector("translate", TINY | {"paired": False, "draws": 4})
+
+
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(DataError, match="needs 16 images to learn from, there are 15"):
         fitted(lights(15), tmp_path)

@@ -215,6 +215,7 @@ def _untrained(request: Request, form: Form) -> Model:
 
     model = Model.create(form.detector, form.representation, form.config)
     model.check()
+    model.check_anomalies(known=request.known_anomalies)
     check_brain(form.config, has_roi=request.roi is not None)
     if request.channels is not None:  # a manifest may name them, too, which is looked at later
         check_settings(form.config, request.channels, few=request.allow_few)

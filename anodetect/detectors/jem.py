@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from anodetect.config import refuse_idle
 from anodetect.errors import ConfigError, DataError, Interrupted
 from anodetect.generative import clusters, denoiser, diffusion, langevin
 from anodetect.generative.chains import (
@@ -246,6 +247,13 @@ class JEM:
                 f"images of {size} pixels are smaller than the network's receptive field of {field}"
             )
         check_multiple(size, config.stem * PARTS, f"detector.stem × {PARTS}")
+
+    def check_anomalies(self, *, known: bool) -> None:
+        """Raise ConfigError if there is a setting for known anomalies, and none are known."""
+        if not known:
+            names = "margin", "margin_weight", "margin_width"
+            reason = "it is for known anomalies; add --known-anomalies, or leave it out"
+            refuse_idle(self.config, names, reason)
 
     def check_kinds(self, count: int) -> None:
         """Raise DataError if kinds are to be classified, and normal images have not several."""

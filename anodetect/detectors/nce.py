@@ -35,6 +35,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from anodetect.config import refuse_idle
 from anodetect.errors import ConfigError
 from anodetect.generative.contrastive import (
     ContrastiveDensity,
@@ -113,6 +114,10 @@ class NCE:
 
     def __init__(self, config: NCEConfig) -> None:
         check_stride(config.stride, config.window)
+        if config.noise == "gaussian":
+            refuse_idle(
+                config, ["couplings"], "only a flow has any; leave it out, or noise=gaussian"
+            )
         self.config = config
         self.device = torch.device("cpu")
         self.net: ContrastiveDensity

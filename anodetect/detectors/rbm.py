@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from anodetect.config import refuse_idle
 from anodetect.errors import ConfigError
 from anodetect.generative.boltzmann import Boltzmann, Restricted, draw_binary, log_partition
 from anodetect.generative.chains import ChainFacts, EnergyFacts, instability
@@ -100,7 +101,7 @@ class RBMConfig(WindowsConfig):
     chain: Literal["persistent", "data"] = Field(
         default="persistent",
         description="Where the Gibbs chains of training start: where they ended ('persistent'), or "
-        "at normal places ('data').",
+        "at normal places ('data'); while `joint` trains all layers together, where they ended.",
     )
     gibbs_steps: PositiveInt = Field(
         default=1, description="The steps of each Gibbs chain in training."
@@ -154,6 +155,9 @@ class RBM:
     def __init__(self, config: RBMConfig) -> None:
         if config.joint and config.layers == 1:
             raise ConfigError("detector.joint: a deep Boltzmann machine needs layers=2 or 3")
+        if config.joint and config.pretraining == 0:
+            reason = "layers that learn together have persistent chains; leave it out"
+            refuse_idle(config, ["chain"], reason)
         check_stride(config.stride, config.window)
         self.config = config
         self.device = torch.device("cpu")

@@ -35,6 +35,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
+from anodetect.config import refuse_idle
 from anodetect.errors import ConfigError
 from anodetect.generative.denoiser import Denoiser
 from anodetect.generative.langevin import standard_normal
@@ -122,6 +123,8 @@ class Translate:
                 f"detector.source: channel {config.source} is detector.target, too; "
                 "there is nothing to translate"
             )
+        if not config.paired:
+            refuse_idle(config, ["draws"], "nothing is drawn without pairs; leave it out")
         self.config = config
         self.device = torch.device("cpu")
         self.net: Translator

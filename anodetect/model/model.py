@@ -42,6 +42,7 @@ from anodetect.nn.batching import images_together
 from anodetect.record import runs
 from anodetect.stats.calibration import Doubles
 from anodetect.types import (
+    AnomalyChecker,
     Batch,
     Bools,
     Detector,
@@ -135,6 +136,13 @@ class Model:
         for detector in (self.detector, *[expert.detector for expert in self._experts]):
             if isinstance(detector, KindChecker):
                 detector.check_kinds(count)
+
+    def check_anomalies(self, *, known: bool) -> None:
+        """Raise ConfigError if a setting of the detector, or of a member of an ensemble, has no
+        effect where anomalies are `known`, or are not."""
+        for detector in (self.detector, *[expert.detector for expert in self._experts]):
+            if isinstance(detector, AnomalyChecker):
+                detector.check_anomalies(known=known)
 
     def backbones(self) -> list[BackboneFacts]:
         """Return what is known of each network that was trained elsewhere: those whose features are
