@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,40 +135,14 @@ def test_gibbs_chains_reach_the_joint_distribution_of_a_binary_machine():
 
 
 def gradients(machine, loss):
+    """Return the gradient of a loss, 0 of parameters that it does not depend on."""
     machine.zero_grad()
     loss.backward()
-    return torch.cat([p.grad.flatten() for p in machine.parameters()])
-
-
-@pytest.mark.parametrize("steps", [1, 3])
-def test_the_gradient_of_contrastive_divergence_is_the_exact_one(steps):
-    """The expected gradient of CD-k follows from the matrix of transitions between all states."""
-    machine, v = binary_machine(4, 3, deviation=1.0), every_state(4)
-    data = torch.tensor([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-    with torch.no_grad():
-        h, up, down = every_state(3), machine.units(v), machine.values(every_state(3))
-        to_units = (up[:, None] * h + (1 - up[:, None]) * (1 - h)).prod(-1)
-        to_values = (down[:, None] * v + (1 - down[:, None]) * (1 - v)).prod(-1)
-        ends = torch.linalg.matrix_power(to_units @ to_values, steps)[numbers_of(data)].mean(0)
-        sampled = machine.gibbs(data.repeat(100_000, 1), generator(), steps)
-
-    positive = machine.free_energy(data).mean()
-    expected = gradients(machine, positive - ends @ machine.free_energy(v))
-    found = gradients(
-        machine, machine.free_energy(data).mean() - machine.free_energy(sampled).mean()
-    )
-    assert expected.norm() > 0.1
-    assert torch.allclose(found, expected, atol=0.01)
-
-
-def test_long_chains_give_the_gradient_of_the_likelihood():
-    machine, data = gaussian_machine(2, 3), torch.randn(50, 2, generator=generator(5))
-    with torch.no_grad():
-        ends = machine.gibbs(torch.zeros(100_000, 2), generator(), 60)
-    found = gradients(machine, machine.free_energy(data).mean() - machine.free_energy(ends).mean())
-    log_z = log_weights_of_units(machine).logsumexp(0)
-    expected = gradients(machine, machine.free_energy(data).mean() + log_z)
-    assert torch.allclose(found, expected, atol=0.03)
+    found = []
+    for parameter in machine.parameters():
+        gradient = parameter.grad
+        found.append(torch.zeros_like(parameter) if gradient is None else gradient)
+    return torch.cat([gradient.flatten() for gradient in found])
 
 
 def test_a_layer_counts_its_input_as_often_as_it_is_told():
@@ -281,6 +256,183 @@ def test_chains_of_several_layers_end_at_the_models_mean(joint):
         log_weights = -top.energy(first, second)
     expected = log_weights.softmax(0) @ lowest.downward(first)
     assert torch.allclose(last.mean(0), expected, atol=0.06)
+
+
+# -- Gradients of training -------------------------------------------------------------------------
+
+
+def learner_of(machine, rows, places):
+    return rbm.Learner(machine, rows, places, generator(9))
+
+
+def generators(count, seed=0):
+    return [generator(seed + number) for number in range(count)]
+
+
+def gradient_of_training(machine, data, *, number=0, copies=50_000, **settings):
+    """Return the gradient that training takes for a layer, the mean over many copies of data [N, D]
+    of chains with seeds of their own; energies there are per value."""
+    v = data[:, None].expand(-1, copies, -1)
+    learner = learner_of(machine, len(data), copies)
+    found = detector_of(**settings)._divergence(learner, number, v, generators(len(data)))
+    return gradients(machine.machines()[number], found.positive.mean() - found.negative.mean())
+
+
+def chances_of_states(p):
+    """Return the probability of every state, [..., 2^K], of independent units that are on with
+    probabilities p [..., K]."""
+    states = every_state(p.shape[-1])
+    return (p[..., None, :] * states + (1 - p[..., None, :]) * (1 - states)).prod(-1)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_gradient_of_contrastive_divergence_is_the_exact_one(steps, joint):
+    """The expected gradient of CD-k of the second layer follows from the matrix of transitions
+    between all states of the units below it."""
+    machine = deep([4, 3], joint=joint, deviation=1.0)
+    lowest, top = machine.machines()
+    data, states = torch.tensor([[1.0, 0.5], [-0.5, 1.0]]), every_state(4)
+    with torch.no_grad():
+        starts = chances_of_states(lowest.units(data)).mean(0)
+        up = chances_of_states(top.units(states))
+        moves = up @ chances_of_states(top.values(every_state(3)))
+        ends = starts @ torch.linalg.matrix_power(moves, steps)
+    assert (ends - starts).abs().sum() > 0.1
+
+    expected = gradients(top, (starts - ends) @ top.free_energy(states) / 4)
+    settings = {"layers": 2, "joint": joint, "chain": "data", "gibbs_steps": steps}
+    found = gradient_of_training(machine, data, number=1, **settings)
+    assert expected.norm() > 0.05
+    assert torch.allclose(found, expected, atol=0.003)
+
+
+def values_given_units(machine, order=30):
+    """Return values v [2^K, Q, 2] and weights [Q] of a quadrature over p(v | h), for every h."""
+    places, weights = np.polynomial.hermite_e.hermegauss(order)
+    places = torch.tensor(places, dtype=torch.float32)
+    weights = torch.tensor(weights / weights.sum(), dtype=torch.float32)
+    normal = torch.cartesian_prod(places, places)
+    means = machine.downward(every_state(machine.weight.shape[1]))
+    v = means[:, None] + (machine.log_variance / 2).exp() * normal
+    return v, torch.cartesian_prod(weights, weights).prod(1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_gradient_of_contrastive_divergence_is_exact_for_gaussian_values(steps):
+    """Chains of units have a matrix of transitions, values between them are integrated out."""
+    machine = scattered(Boltzmann(2, [3], joint=False), 1.0)
+    (lowest,) = machine.machines()
+    data = torch.tensor([[1.0, 0.5], [-0.5, 1.0]])
+    with torch.no_grad():
+        v, weights = values_given_units(lowest)
+        moves = torch.einsum("q, hqk -> hk", weights, chances_of_states(lowest.units(v)))
+        starts = chances_of_states(lowest.units(data)).mean(0)
+        last = starts @ torch.linalg.matrix_power(moves, steps - 1)
+
+    negative = last @ (lowest.free_energy(v) @ weights)
+    expected = gradients(lowest, (lowest.free_energy(data).mean() - negative) / 2)
+    found = gradient_of_training(machine, data, chain="data", gibbs_steps=steps)
+    assert expected.norm() > 0.05
+    assert torch.allclose(found, expected, atol=0.01)
+
+
+def test_long_chains_give_the_gradient_of_the_likelihood():
+    """Persistent chains, wherever they start."""
+    machine = scattered(Boltzmann(2, [3], joint=False))
+    (lowest,) = machine.machines()
+    data = torch.tensor([[1.5, 0.5], [-0.5, 1.0]])
+    log_z = log_weights_of_units(lowest).logsumexp(0)
+    expected = gradients(lowest, (lowest.free_energy(data).mean() + log_z) / 2)
+    found = gradient_of_training(machine, data, chain="persistent", gibbs_steps=60)
+    assert expected.norm() > 0.1
+    assert torch.allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize("chain", ["persistent", "data"])
+def test_chains_start_where_they_ended_or_at_the_data(chain):
+    machine = scattered(Boltzmann(2, [3], joint=False))
+    (lowest,) = machine.machines()
+    learner, v = learner_of(machine, 2, 50), torch.randn(1, 50, 2, generator=generator(1))
+    v = v.expand(2, -1, -1)  # rows with the same data have noise of their own
+    before = learner.chain0.clone()
+    detector = detector_of(chain=chain, gibbs_steps=2)
+    for step in range(3):
+        start = before if chain == "persistent" else v
+        with torch.no_grad():
+            ends = lowest.gibbs(start, generators(2, step), 2)
+            energies = lowest.free_energy(ends) / 2
+        found = detector._divergence(learner, 0, v, generators(2, step))
+        assert torch.equal(learner.chain0, ends)
+        assert torch.allclose(found.negative, energies)
+        assert torch.allclose(found.positive, lowest.free_energy(v) / 2)
+        assert not torch.allclose(ends, before, atol=0.1)
+        before = ends
+    assert not torch.allclose(ends[0], ends[1], atol=0.1)
+
+
+def means_by_hand(machine, v, iterations=200):
+    """Return the fixed point of the mean-field equations of two layers of two units, a value and a
+    unit at a time, for v [2]."""
+    lowest, top = machine.machines()
+    m1, m2 = [0.5, 0.5], [0.5, 0.5]
+    for _ in range(iterations):
+        for j in range(2):
+            total = lowest.unit_bias[j]
+            for i in range(2):
+                total = total + v[i] * lowest.weight[i, j] / lowest.log_variance[i].exp()
+                total = total + m2[i] * top.weight[j, i]
+            m1[j] = float(torch.sigmoid(total))
+        for k in range(2):
+            total = top.unit_bias[k] + m1[0] * top.weight[0, k] + m1[1] * top.weight[1, k]
+            m2[k] = float(torch.sigmoid(total))
+    return torch.tensor(m1), torch.tensor(m2)
+
+
+def test_the_gradient_of_a_deep_machine_is_that_of_enumeration():
+    """Two values and two layers of two units: E over all states of the mean-field posterior of the
+    data, minus E over the model's own distribution, whose gradient is that of −log Z."""
+    machine = deep([2, 2], joint=True, deviation=1.0)
+    lowest, top = machine.machines()
+    data = torch.tensor([[1.0, 0.5], [-0.5, 1.0]])
+    first, second = every_pair(2, 2)
+    with torch.no_grad():
+        posteriors = []
+        for v in data:
+            m1, m2 = means_by_hand(machine, v)
+            posteriors.append(chances_of_states(torch.cat([m1, m2])))
+
+    positive = (torch.stack(posteriors) * machine.energy(data[:, None], (first, second))).sum(1)
+    own = gaussian_integral(lowest, first @ lowest.weight.T) + first @ lowest.unit_bias
+    log_z = (own + second @ top.unit_bias + ((first @ top.weight) * second).sum(1)).logsumexp(0)
+    expected = gradients(machine, (positive.mean() + log_z) / 2)
+
+    v = data[:, None].expand(-1, 50_000, -1)
+    detector = detector_of(layers=2, joint=True, mean_field=50, gibbs_steps=60)
+    energies = detector._joint_divergence(learner_of(machine, 2, 50_000), v, generators(2))
+    found = gradients(machine, energies.positive.mean() - energies.negative.mean())
+    assert expected.norm() > 0.1
+    assert torch.allclose(found, expected, atol=0.02)
+
+
+def test_chains_of_a_deep_machine_go_on_from_their_ends_whatever_the_data_is():
+    machine = deep([3, 2], joint=True)
+    detector = detector_of(layers=2, joint=True, gibbs_steps=1)
+    ends = []
+    for shift in (0.0, 5.0):
+        learner, seen = learner_of(machine, 2, 50), []
+        for step in range(2):
+            v = shift + torch.randn(2, 50, 2, generator=generator(step))
+            detector._joint_divergence(learner, v, generators(2, step))
+            seen.append([learner.chain0.clone(), learner.chain1.clone()])
+        ends.append(seen)
+    for of_data, of_other in zip(*ends, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(of_data, of_other, strict=True))
+
+    # With the noise of its second step, a chain that starts elsewhere ends elsewhere.
+    elsewhere = learner_of(machine, 2, 50)
+    detector._joint_divergence(elsewhere, v, generators(2, 1))
+    assert not torch.allclose(elsewhere.chain0, ends[0][1][0], atol=0.1)
 
 
 # -- Windows ---------------------------------------------------------------------------------------
@@ -417,24 +569,44 @@ def test_the_likelihood_that_is_logged_is_above_a_gaussians_and_below_the_truth(
     assert found["log_likelihood"] > truth - 0.5
 
 
-def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
-    """Persistent chains are in the checkpoint."""
-    whole = trained(tmp_path / "whole", training={"steps": 12})
-    detector, calls = detector_of(training={"steps": 12}), []
-    (tmp_path / "parts").mkdir()
+def chains_seen(detector, *, stop_at=0):
+    """Let a detector list where the chains of each step of training start and end, [(start, end)];
+    the signal to stop comes in the step `stop_at`."""
+    seen = []
 
-    def stop_at_five(*arguments):
-        calls.append(1)
-        if len(calls) == 5:
+    def loss(net, *arguments):
+        if len(seen) + 1 == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return rbm.RBM._loss(detector, *arguments)
+        start = net.chain0.clone()
+        losses = rbm.RBM._loss(detector, net, *arguments)
+        seen.append((start, net.chain0.clone()))
+        return losses
 
-    detector._loss = stop_at_five
+    detector._loss = loss
+    return seen
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
+    """Persistent chains are in the checkpoint, and go on where they were."""
     images = clusters(32), clusters(12, seed=1)
+    whole, parts, again = (detector_of(training={"steps": 12}) for _ in range(3))
+    of_whole, of_again = chains_seen(whole), chains_seen(again)
+    of_parts = chains_seen(parts, stop_at=5)
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole.fit(*images, context=TrainContext(0, "cpu", tmp_path / "whole"))
     with pytest.raises(Interrupted, match="step 5"):
-        detector.fit(*images, context=TrainContext(0, "cpu", tmp_path / "parts"))
-    again = detector_of(training={"steps": 12})
+        parts.fit(*images, context=TrainContext(0, "cpu", tmp_path / "parts"))
     again.fit(*images, context=TrainContext(0, "cpu", tmp_path / "parts", resume=True))
+
+    found = of_parts + of_again
+    assert len(found) == len(of_whole) == 12
+    for (start, end), (expected_start, expected_end) in zip(found, of_whole, strict=True):
+        assert torch.equal(start, expected_start)
+        assert torch.equal(end, expected_end)
+    for (_, end), (start, _) in pairwise(found):
+        assert torch.equal(start, end)
+    assert not torch.allclose(of_again[0][0], of_parts[0][0], atol=0.1)  # no new chains
     assert all(np.array_equal(array, again.state()[name]) for name, array in whole.state().items())
 
 
