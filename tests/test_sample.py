@@ -1,20 +1,29 @@
 """Images that a model makes itself: the chains against known distributions, and the command."""
 
+import json
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy import spatial, stats
+from test_cli import call
 
 from anodetect.commands.sample import film, made_by, sample
 from anodetect.commands.train import train
 from anodetect.data import synthetic
 from anodetect.detectors import ensemble
+from anodetect.detectors.ensemble import Ensemble, EnsembleConfig
 from anodetect.errors import ConfigError, ImageError
 from anodetect.generative import diffusion
 from anodetect.generative.prior import GaussianPrior
 from anodetect.generative.samples import arc, chain_generators
-from anodetect.model.sampling import makers
+from anodetect.imaging.pixels import Pixels, PixelsConfig
+from anodetect.imaging.representations import Expert
+from anodetect.imaging.tiling import TilingConfig
+from anodetect.model.model import Model
+from anodetect.model.sampling import make_images, makers
 from anodetect.output import run_report
 from anodetect.record import runs
 from anodetect.types import Samples, Silent
@@ -181,11 +190,10 @@ def test_the_report_of_a_run_shows_them(run):
 def test_a_detector_that_makes_none_says_which_do(tmp_path):
     synthetic.write(tmp_path / "data", train=24, test=2, size=48)
     train(str(tmp_path / "data"), "pca", tmp_path / "run", representation="pixels")
-    with pytest.raises(ConfigError, match="those that do are anoddpm, ebm"):
+    with pytest.raises(ConfigError, match=r"those that do are anoddpm, ebm, ncsn, vq, rbm, gan$"):
         sample(tmp_path / "run", tmp_path / "out")
     read = runs.read(tmp_path / "run")
     assert "those that do are" in run_report.html(read, made_by(read))
-    assert {"anoddpm", "ebm"} <= set(makers())
 
 
 @pytest.mark.parametrize(("weights", "lost"), [((0.0, 1.0), 1), ((0.5, 0.5), 0)])
@@ -209,3 +217,140 @@ def test_training_says_where_the_member_that_makes_images_does_not_count(
     lines = [line for line in said if "does not count" in line]
     assert len(lines) == lost
     assert all("--detector anoddpm --representation pixels" in line for line in lines)
+
+
+def test_these_detectors_make_images():
+    assert makers() == ["anoddpm", "ebm", "ncsn", "vq", "rbm", "gan"]
+
+
+EBM = {"widths": [16], "stem": 8, "training": {"steps": 3}}
+STEP = 132  # pixels from one panel of a film strip to the next
+
+
+def panel(picture, row, column):
+    """Return a panel of a film strip in one channel, 128 pixels square."""
+    return picture[STEP * row :, STEP * column :, 0][:128, :128].astype(int)
+
+
+def as_shown(image):
+    """Return an image [1, h, w] of values from -1 to 1 as a panel of a film strip has it."""
+    grey = np.clip((image[0] + 1) * 127.5, 0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(grey).resize((128, 128), Image.Resampling.BILINEAR), int)
+
+
+def read_picture(file):
+    with Image.open(file) as picture:
+        return np.asarray(picture)
+
+
+@pytest.fixture(scope="module")
+def ebm_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ebm")
+    synthetic.write(folder / "data", train=30, test=2, size=48)
+    values = {"detector": EBM, "representation": {"size": 32}}
+    train(str(folder / "data"), "ebm", folder / "run", representation="pixels", values=values)
+    return folder / "run"
+
+
+def test_the_command_shows_images_between_two_starts(ebm_run, tmp_path, capfd, monkeypatch):
+    """The last row is what the model makes of an arc from one start to another."""
+    options = "--out", tmp_path / "out", "--count", 2, "--seed", 5, "--json"
+    code, out, err = call(capfd, monkeypatch, "sample", ebm_run, *options)
+    assert code == 0, err
+    files = ["sample001.png", "sample002.png", "chains.png"]
+    assert json.loads(out) == {"images": 2, "out": str(tmp_path / "out"), "files": files}
+
+    picture = read_picture(tmp_path / "out" / "chains.png")
+    assert picture.shape == (3 * STEP - 4, 8 * STEP - 4, 3)
+    detector = Model.load(runs.read(ebm_run), "cpu").detector
+    made = detector.sample(2, seed=5)
+    for row in range(2):
+        assert np.allclose(panel(picture, row, 0), as_shown(made.chain[0, row]), atol=1)
+        assert np.allclose(panel(picture, row, 7), as_shown(made.images[row]), atol=1)
+    between = detector.interpolate(8, seed=5)
+    for column, image in enumerate(between):
+        assert np.allclose(panel(picture, 2, column), as_shown(image), atol=1)
+    apart = [np.square(image - between[0]).mean() for image in between]
+    assert 0 == apart[0] < min(apart[1:])
+    assert apart[1] < apart[7]
+
+    sample(ebm_run, tmp_path / "other", count=2, seed=6)
+    other = read_picture(tmp_path / "other" / "chains.png")
+    assert not np.array_equal(panel(other, 2, 0), panel(picture, 2, 0))
+    assert made_by(runs.read(ebm_run)).between
+
+
+def test_there_is_nothing_between_two_starts_where_one_is_given(ebm_run, tmp_path):
+    image = tmp_path / "image.png"
+    Image.fromarray(np.full((48, 48), 90, np.uint8)).save(image)
+    sample(ebm_run, tmp_path / "out", count=2, start=image)
+    assert read_picture(tmp_path / "out" / "chains.png").shape[0] == 2 * STEP - 4
+
+
+@pytest.mark.parametrize(
+    ("weights", "member", "rows"),
+    [((0.0, 1.0), "ebm/pixels", 3), ((0.4, 0.6), "anoddpm/pixels", 2)],
+)
+def test_the_first_member_that_counts_makes_the_images(
+    weights, member, rows, tmp_path, monkeypatch
+):
+    """Weights are stored with the run, and a member that counts nothing is not."""
+    monkeypatch.setattr(Ensemble, "_choose_weights", lambda *of_members: weights)
+    monkeypatch.setattr("anodetect.model.odd.features_installed", lambda: False)
+    synthetic.write(tmp_path / "data", train=30, test=2, size=48)
+    sides = {"anoddpm/pixels": 16, "ebm/pixels": 32}
+    settings = {
+        "anoddpm/pixels": {"representation": {"size": 16}, "detector": TINY},
+        "ebm/pixels": {"representation": {"size": 32}, "detector": EBM},
+    }
+    values = {"size": 32, "members": list(settings), "settings": settings}
+    train(str(tmp_path / "data"), "ensemble", tmp_path / "run", values=values)
+
+    sample(tmp_path / "run", tmp_path / "out", count=2)
+    detector = Model.load(runs.read(tmp_path / "run"), "cpu").detector
+    assert detector.weights == pytest.approx(weights)
+    maker = detector.experts[list(settings).index(member)].detector
+    for number, image in enumerate(maker.sample(2, seed=0).images, 1):
+        found = read_picture(tmp_path / "out" / f"sample00{number}.png")[:, :, 0].astype(int)
+        assert found.shape == (sides[member], sides[member])
+        assert np.allclose(found, np.clip((image[0] + 1) * 127.5, 0, 255), atol=1.01)
+    assert read_picture(tmp_path / "out" / "chains.png").shape[0] == rows * STEP - 4
+    assert made_by(runs.read(tmp_path / "run")).between == (rows == 3)
+
+
+@dataclass
+class Grey:
+    """A detector whose images are all of one value."""
+
+    value: float
+
+    def sample(self, count, *, seed, start=None):
+        chain = np.full((2, count, 1, 4, 4), self.value, np.float32)
+        return Samples(chain[-1], chain)
+
+
+class SeenAsFeatures:
+    """A representation whose images cannot be looked at."""
+
+
+@pytest.mark.parametrize(
+    ("weights", "value"),
+    [
+        ((0.5, 0.5, 0.0), 2.0),
+        ((0.5, 0.0, 0.5), 3.0),
+        ((0.0, 0.2, 0.8), 2.0),
+        ((1.0, 0.0, 0.0), None),
+    ],
+)
+def test_a_member_of_pixels_makes_the_images(weights, value):
+    seen = iter([SeenAsFeatures(), Pixels(PixelsConfig(size=32)), Pixels(PixelsConfig(size=32))])
+    values = iter([1.0, 2.0, 3.0])
+    config = EnsembleConfig(members=("a/features", "b/pixels", "c/pixels"))
+    detector = Ensemble(config, lambda name, settings: Expert(next(seen), Grey(next(values))))
+    detector.weights = weights
+    model = Model(None, TilingConfig(), None, detector)
+    if value is None:
+        with pytest.raises(ConfigError, match="features, which cannot be looked at"):
+            make_images(model, 2, seed=0)
+    else:
+        assert (make_images(model, 2, seed=0).images == value).all()
