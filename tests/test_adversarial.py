@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from anodetect.config import build
 from anodetect.detectors import gan
 from anodetect.detectors.gan import GAN, GANConfig, GANNet
 from anodetect.errors import ConfigError, DataError
@@ -230,3 +231,105 @@ def test_gan_settings_that_cannot_be(changes, count, error, message, tmp_path):
 def test_gan_refuses_patterns():
     with pytest.raises(ConfigError, match="surroundings"):
         GAN(GANConfig(pattern="on"))
+
+
+# -- Returns to good weights -----------------------------------------------------------------------
+
+
+def collapse(net):
+    """Let the generator make the same image of all latents."""
+    net.generator.net.last.weight.zero_()
+
+
+def run_away(net):
+    """Raise the energies of all images alike, so that their gap stays as it is."""
+    net.critic.last.bias += 1e4
+
+
+@pytest.mark.parametrize("spoil", [collapse, run_away])
+def test_a_game_that_is_lost_returns_to_good_weights(spoil, tmp_path):
+    """From step 60 on the net is spoiled, until training has returned to the weights of step 50."""
+    rng = np.random.default_rng(0)
+    known = Batch(0.5 * rng.normal(size=(20, 1, 16, 16)).astype(np.float32), images(20).foreground)
+    quick = {
+        "steps": 90,
+        "batch": 64,
+        "augment": {"rotation": 0, "scale": 0, "shift": 0, "flip": 0},
+    }
+    detector = GAN(build(GANConfig, TINY | {"pretraining": 0.99, "training": quick}, "gan"))
+    steps, entries = [], []
+
+    def game(net, batch):
+        steps.append(batch.returns)
+        if len(steps) >= 60 and not batch.returns:
+            with torch.no_grad():
+                spoil(net)
+        return GAN._game(detector, net, batch)
+
+    detector._game = game
+    detector.fit(known, known, context=TrainContext(0, "cpu", tmp_path, log=entries.append))
+    (returned,) = [entry for entry in entries if "returned_to_step" in entry]
+    assert returned == {"returned_to_step": 50, "rate_factor": pytest.approx(0.3)}
+    assert 60 <= steps.index(1) < 80
+    last = [entry for entry in entries if "variety" in entry][-1]
+    assert last["variety"] > 0.1
+    assert last["energy_scale"] < 10
+
+    z = torch.stack([torch.randn(4, 4, 4, generator=rng) for rng in generators(20)])
+    made = detector.net.generator(z)
+    assert adversarial.variety(torch.from_numpy(known.images), made) > 0.1
+    assert detector.net.local_energy(made).abs().max() < 10
+
+
+# -- Images that it makes --------------------------------------------------------------------------
+
+LINEAR = np.array(
+    [[0.9, 0.3, 0.0, 0.0], [0.0, 0.7, -0.4, 0.0], [0.2, 0.0, 1.1, 0.1], [0, 0, 0, 0.5]]
+)
+WANTED = np.array([0.5, -1.0, 0.25, 2.0])  # the image with the least energy
+STIFF = 20.0  # of the energy
+
+
+class LinearNet:
+    """A generator x = A z of images of 2 × 2 pixels, the energy STIFF/2 · |x − WANTED|², and the
+    encoder that inverts the generator."""
+
+    matrix = torch.tensor(LINEAR, dtype=torch.float32)
+
+    def generator(self, z):
+        return (z.flatten(1) @ self.matrix.T).reshape(-1, 1, 2, 2)
+
+    def encode(self, x):
+        return (x.flatten(1) @ torch.linalg.inv(self.matrix).T)[..., None, None]
+
+    def image_energy(self, x):
+        wanted = torch.tensor(WANTED, dtype=torch.float32)
+        return STIFF / 2 * (x.flatten(1) - wanted).square().sum(1)
+
+
+@pytest.mark.parametrize("start", [None, np.array([[[1.0, 0.0], [-0.5, 1.0]]], np.float32)])
+def test_chains_of_latents_are_the_autoregression_that_a_linear_generator_gives(start):
+    """With |z|²/2 + E(A z) = zᵀHz/2 − gᵀz + …, a step is z ← (1 − sH) z + s g + √(2s) noise, whose
+    mean and covariance after T steps are sums of geometric series."""
+    detector = GAN(GANConfig.model_validate(TINY))
+    detector.net, detector.grid = LinearNet(), 1
+    made = detector.sample(10_000, seed=0, start=start)
+    assert len(made.chain) == gan.STATES + 1 + (start is not None)
+    assert made.chain.shape[1:] == (10_000, 1, 2, 2)
+
+    s, count, one = gan.LANGEVIN_STEP, gan.STATES, np.eye(4)
+    curvature, pull = one + STIFF * LINEAR.T @ LINEAR, STIFF * LINEAR.T @ WANTED
+    step = one - s * curvature
+    whole = np.linalg.matrix_power(step, count)
+    before, spread = np.zeros(4), one
+    if start is not None:
+        before, spread = np.linalg.solve(LINEAR, start.flatten()), 0 * one
+        assert np.allclose(made.chain[:2], start, atol=1e-5)
+    mean = whole @ before + (one - whole) @ np.linalg.solve(curvature, pull)
+    noise = 2 * s * (one - whole @ whole) @ np.linalg.inv(one - step @ step)
+    covariance = LINEAR @ (whole @ spread @ whole + noise) @ LINEAR.T
+
+    found = made.images.reshape(10_000, 4)
+    error = np.sqrt(np.diag(covariance) / 10_000)
+    assert (np.abs(found.mean(0) - LINEAR @ mean) < 4 * error).all()
+    assert np.allclose(np.cov(found.T), covariance, atol=0.05 * np.diag(covariance).max())
