@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from test_detector_contract import TINY, shortened
 
 import anodetect
 from anodetect.commands.rescore import rescore
@@ -396,3 +397,42 @@ def test_planted_defects_decide_what_members_count(tmp_path):
     assert weights({})[0] > 0.7
     assert weights({"weights": "equal"}) == (0.5, 0.5)
     assert weights({}, exponents=(1.0, 2.0)) == (0.5, 0.5)  # both say the same
+
+
+@pytest.mark.parametrize("name", ["ncsn", "rbm", "nce", "vq", "gan", "jem"])
+def test_detectors_of_the_family_are_members(name, tmp_path):
+    """An image's score and map are the geometric means of what both members say by themselves, in
+    deviations of tune images."""
+    member = f"{name}/pixels"
+    settings = {
+        "pca/pixels": {"detector": {"components": 10}},
+        member: {"detector": shortened(TINY[name])},
+    }
+    for each in settings.values():
+        each["representation"] = {"size": SIZE}
+    values = {"members": list(settings), "settings": settings, "weights": "equal", "size": SIZE}
+    config = resolve("ensemble", "auto", values)["detector"]
+    detector, again = (create_detector("ensemble", config) for _ in range(2))
+    records, tune, new = [], batch(12, 1), batch(5, 2)
+    detector.fit(batch(40), tune, context=context(tmp_path, log=records.append))
+    assert {record.get("member") for record in records} >= {member}
+
+    seeds = np.arange(5, dtype=np.uint64)
+    found = detector.score(new, seeds=seeds)
+    image_z, map_z = [], []
+    for expert in detector.experts:
+        own, normal = expert.detector.score(new, seeds=seeds), []
+        for first in range(0, 12, PART):
+            rows = np.arange(first, first + PART)
+            normal.append(expert.detector.score(tune[rows], seeds=rows.astype(np.uint64)))
+        of_tune = np.log(np.concatenate([part.image for part in normal]))
+        image_z.append((np.log(own.image) - of_tune.mean()) / of_tune.std())
+        places = np.log(np.maximum(np.concatenate([part.heatmap for part in normal]), 1e-12))
+        map_z.append((np.log(np.maximum(own.heatmap, 1e-12)) - places.mean()) / places.std())
+    assert np.allclose(found.image, np.exp(np.mean(image_z, 0)), rtol=1e-2)
+    assert np.allclose(found.heatmap, np.exp(np.mean(map_z, 0)), rtol=1e-2)
+
+    again.load_state({key: array.copy() for key, array in detector.state().items()}, device="cpu")
+    scored = again.score(new, seeds=seeds)
+    assert np.array_equal(scored.image, found.image)
+    assert np.array_equal(scored.heatmap, found.heatmap)
