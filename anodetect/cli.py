@@ -18,6 +18,7 @@ from anodetect.words import amount
 
 if TYPE_CHECKING:
     from anodetect.commands.fold_plan import CalibrationPlan
+    from anodetect.commands.inputs import Inputs
     from anodetect.data.reading import Reading
 
 app = typer.Typer(
@@ -229,21 +230,8 @@ def _print_inspection(
     emit(inspection.as_json(), as_json, command.inspection_text(inspection))
 
 
-def _print_inputs(
-    run: Path, paths: list[str], out: Path, follow_symlinks: bool, as_json: bool
-) -> None:
-    """Print what would be scored; without a run yet, all single files."""
-    from anodetect.commands.channels import channels_of_header
-    from anodetect.commands.inputs import collect
-    from anodetect.record import runs
-    from anodetect.remote.paths import place
-
-    channels = None
-    if run.exists():
-        channels = channels_of_header(run, runs.read_header(run))
-    else:
-        terminal.screen.print(f"{run} does not exist: files are listed one by one", markup=False)
-    inputs = collect(paths, place(out), follow_symlinks, channels=channels)
+def _print_inputs(inputs: "Inputs", as_json: bool) -> None:
+    """Print what would be scored."""
     names = [record.id for record in inputs.records]
     listed = {
         "would_score": len(names),
@@ -282,33 +270,30 @@ def score(
     from anodetect.commands import score as command
     from anodetect.commands.texts import scores_text
 
-    if dry_run:
-        _print_inputs(run, paths, out, follow_symlinks, as_json)
-        return
-
+    settings: dict[str, Any] = {
+        "far": far,
+        "fdr": fdr,
+        "heatmaps": [] if heatmaps == "none" else _names(heatmaps),
+        "follow_symlinks": follow_symlinks,
+        "keep_identifiers": keep_identifiers,
+        "accept_different": accept_different,
+        "roi": roi,
+        "exact_grid": exact_grid,
+        "keep": keep,
+        "resume": resume,
+        "shard": shard,
+        "sign": sign,
+        "device": device,
+        "engine": engine,
+        "workers": workers,
+        "command": _command_line(),
+    }
     with terminal.reporting() as reporter:
-        result = command.score(
-            run,
-            paths,
-            out,
-            far=far,
-            fdr=fdr,
-            heatmaps=[] if heatmaps == "none" else _names(heatmaps),
-            follow_symlinks=follow_symlinks,
-            keep_identifiers=keep_identifiers,
-            accept_different=accept_different,
-            roi=roi,
-            exact_grid=exact_grid,
-            keep=keep,
-            resume=resume,
-            shard=shard,
-            sign=sign,
-            device=device,
-            engine=engine,
-            workers=workers,
-            command=_command_line(),
-            reporter=reporter,
-        )
+        if dry_run:
+            inputs = command.would_score(run, paths, out, reporter=reporter, **settings)
+            _print_inputs(inputs, as_json)
+            return
+        result = command.score(run, paths, out, reporter=reporter, **settings)
     finish(result.as_json(), as_json, scores_text(result, result.images_per_second))
 
 

@@ -257,6 +257,25 @@ def refuse_strange(file: Path) -> None:
         raise RunError(f"{file}: cannot be read ({error.strerror})") from None
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Raise RunError if a folder cannot be made or written: the nearest one above it that is there
+    is no folder, or no file may be made in it. Nothing is written."""
+    place = folder
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        is_folder = place.is_dir()
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another") from None
+
+    if not is_folder:
+        raise RunError(f"{folder}: cannot be made, as {place} is no folder; choose another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RunError(
+            f"{folder}: cannot be written: no file may be made in {place}; choose another"
+        )
+
+
 def leads_out(name: str) -> bool:
     """Return whether a path is absolute or climbs with "..", on Windows also with a drive or with
     backslashes. Symbolic links are not followed."""

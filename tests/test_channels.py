@@ -39,7 +39,7 @@ from anodetect.model.loading import Failed, LoadedImage, load
 from anodetect.model.model import Model
 from anodetect.model.planting import SCALED, in_one_channel
 from anodetect.model.settings import create_detector, with_planes
-from anodetect.record import checkpoint, directories, runs, verification
+from anodetect.record import directories, runs, verification
 from anodetect.types import Batch, Scores, Silent, TrainContext
 from benchmarks import channels as made_up
 
@@ -534,9 +534,9 @@ def test_a_benchmark_takes_channels_by_option_and_by_manifest(tmp_path, in_proce
         assert listed.image_auroc == 1
 
 
-def test_a_dry_run_knows_channels_without_reading_weights(parts, tmp_path, monkeypatch):
+def test_a_dry_run_knows_channels_without_making_a_model(parts, tmp_path, monkeypatch):
     data = save_parts(tmp_path / "data", 2)
-    monkeypatch.setattr(checkpoint, "read", lambda path: pytest.fail("weights were read"))
+    monkeypatch.setattr(Model, "load", lambda *given: pytest.fail("a model was made"))
     arguments = ["score", parts / "run", data, "--out", tmp_path / "out", "--dry-run", "--json"]
     done = CliRunner().invoke(app, [str(each) for each in arguments])
     assert done.exit_code == 0, done.output

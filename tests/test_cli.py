@@ -508,6 +508,68 @@ def test_dry_run_lists_and_writes_nothing(anodetect, pca_run, synthetic_folder, 
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--far", "1.5"], "between 0 and 1"),
+        (["--fdr", "0"], "between 0 and 1"),
+        (["--far", "0.1", "--fdr", "0.1"], "leave the other out"),
+        (["--heatmaps", "tif"], "no heatmap format 'tif'"),
+        (["--heatmaps", "none,tiff"], "name it alone"),
+        (["--keep", "some"], "--keep some"),
+        (["--shard", "3/2"], "--shard 3/2"),
+        (["--sign", "{none}"], "no usable private key"),
+        (["--roi", "{none}"], "--roi"),
+        (["--engine", "lokal"], "no engine 'lokal'"),
+        (["--workers", "0"], "--workers 0"),
+        (["--device", "gpu"], "--device gpu"),
+        (["--out", "{run}"], "not an empty folder"),
+        (["--out", "{finished}"], "not an empty folder"),
+        (["--out", "{finished}", "--resume"], "is finished"),
+        (["--out", "{begun}"], "continue it with --resume"),
+        (["--out", "{begun}", "--resume"], "was started with another"),
+        (["--out", "{file}/s"], "cannot be made"),
+    ],
+)
+def test_a_dry_run_refuses_what_scoring_refuses(
+    anodetect, pca_run, synthetic_folder, tmp_path, options, reason
+):
+    places = {"run": pca_run}
+    for name in ("none", "finished", "begun", "file"):
+        places[name] = tmp_path / name
+    places["file"].touch()
+    for name, file in (("finished", "audit.json"), ("begun", "journal.jsonl")):
+        places[name].mkdir()
+        (places[name] / file).write_text('{"options":{"far":0.3}}\n')
+    before = sorted(tmp_path.rglob("*"))
+
+    given = [option.format(**places) for option in options]
+    if "--out" not in given:
+        given += ["--out", tmp_path / "s"]
+    for more in (["--dry-run"], []):
+        code, out, err = anodetect("score", pca_run, synthetic_folder, *given, *more)
+        assert (code, out) == (2, "")
+        assert reason in err.splitlines()[-1]
+        if more:
+            assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_refuses_a_run_that_was_altered(anodetect, pca_run, synthetic_folder, tmp_path):
+    run = shutil.copytree(pca_run, tmp_path / "run")
+    (run / "model_card.md").write_text("another")
+    code, _, err = anodetect("score", run, synthetic_folder, "--out", tmp_path / "s", "--dry-run")
+    assert code == 2 and "was altered" in err
+
+
+def test_a_dry_run_without_a_run_checks_the_rest(anodetect, synthetic_folder, tmp_path):
+    arguments = ["score", tmp_path / "none", synthetic_folder, "--out", tmp_path / "s", "--dry-run"]
+    code, out, err = anodetect(*arguments)
+    assert code == 0 and len(out.splitlines()) == 40
+    assert "files are listed one by one" in " ".join(err.split())
+    code, out, err = anodetect(*arguments, "--far", "2")
+    assert (code, out) == (2, "") and "between 0 and 1" in err
+
+
 NO_TORCH = """
 import json, sys
 class Block:

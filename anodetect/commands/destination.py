@@ -17,8 +17,9 @@ from pathlib import Path
 import platformdirs
 
 from anodetect.errors import RunError
-from anodetect.files import walk
+from anodetect.files import refuse_unwritable, walk
 from anodetect.record.directories import AUDIT_FILE, JOURNAL, refuse_used
+from anodetect.record.journal import is_finished, refuse_finished
 from anodetect.record.partial import LOCK
 from anodetect.record.rows import OutputRow
 from anodetect.remote.paths import RemotePath, place
@@ -41,14 +42,17 @@ class Destination:
         return self.folder if self.bucket is None else self.bucket
 
     def check(self, *, resume: bool) -> None:
-        """Raise RunError if there is something that another scoring has written, or if one into a
-        bucket is to go on whose journal is not here."""
+        """Raise RunError if there is something that another scoring has written, if nothing can be
+        written there, or if a scoring into a bucket is to go on whose journal is not here. Nothing
+        is written."""
         if self.bucket is None:
-            if not resume:
+            if resume:
+                refuse_finished(self.folder)
+            else:
                 refuse_used(self.folder, allowed=(LOCK,))
+            refuse_unwritable(self.folder)
             return
-        if (self.folder / AUDIT_FILE).exists() and not (self.folder / JOURNAL).exists():
-            shutil.rmtree(self.folder)  # of a scoring that is complete
+        refuse_unwritable(self.folder)
         begun, used = (self.folder / JOURNAL).exists(), self.bucket.is_dir()
         if begun and not resume:
             raise RunError(
@@ -64,6 +68,11 @@ class Destination:
             )
         if used and not begun:
             raise RunError(f"{self.bucket}: is not empty; choose another --out")
+
+    def begin(self) -> None:
+        """Remove what is here of a scoring that is complete in its bucket."""
+        if self.bucket is not None and is_finished(self.folder):
+            shutil.rmtree(self.folder)
 
     def has(self) -> Callable[[OutputRow], bool] | None:
         """Return the function that says whether a file is in the bucket, where files are whole or

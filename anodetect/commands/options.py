@@ -238,7 +238,14 @@ Workers = Annotated[
         "node."
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what would be scored.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Only check the run and all options, as scoring does before its first image, and list "
+        "what would be scored. Nothing is written.",
+    ),
+]
 AcceptDifferent = Annotated[
     bool,
     typer.Option(

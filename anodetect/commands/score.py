@@ -60,7 +60,7 @@ from anodetect.record.rows import (
     values_of,
 )
 from anodetect.record.runs import Run
-from anodetect.stats.calibration import DEFAULT_FAR, Doubles
+from anodetect.stats.calibration import DEFAULT_FAR, Doubles, check_rate
 from anodetect.stats.decision import Rule, statement
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.times import untimed
@@ -69,6 +69,42 @@ from anodetect.words import amount, first_of
 
 ENGINES = {"local": "anodetect.engines.local:engine", "ray": "anodetect.engines.cluster:engine"}
 PROMPT = 1.0  # seconds after which finished files go to the journal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The options of `score`, which says what they are."""
+
+    far: float | None = None
+    fdr: float | None = None
+    heatmaps: Sequence[str] = DEFAULT
+    follow_symlinks: bool = False
+    keep_identifiers: bool = False
+    accept_different: bool = False
+    roi: Path | str | None = None
+    exact_grid: bool = False
+    keep: str = ALL
+    resume: bool = False
+    shard: str = "1/1"
+    sign: Path | str | None = None
+    device: str = "auto"
+    engine: str | Engine = "local"
+    workers: int | None = None
+    command: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known of a scoring before its first image, but the images."""
+
+    to: Destination
+    run: Run
+    task: Task
+    scoring: Scoring
+    journal: Journal
+    engine: Engine
+    key: Ed25519PrivateKey | None
+    used: KnownFiles
 
 
 def score(
@@ -108,39 +144,101 @@ def score(
     as many processes as help or in `workers`; "ray" on a cluster; or an engine itself.
     ConfigError and DataError before any work for what cannot be scored.
     """
-    run_path, roi, sign = Path(run_path), path_or_none(roi), path_or_none(sign)
-    to = destination(out)
-    reporter, began = reporter or Silent(), time.monotonic()
-    far = _false_alarm_rate(far, fdr)
-    run_engine = engine_named(engine, workers) if isinstance(engine, str) else engine
-    key = signatures.private_key(sign) if sign else None
-    _check_options(heatmaps, shard, "auto" if engine == "ray" else device)
-    to.check(resume=resume)
-    run = _usable_run(run_path, (far, far if fdr is None else fdr))
-    keep_of(keep, run.calibration, far)
-    manifest = runs.read_manifest(run_path)
-
-    inputs = collect(paths, to.place, follow_symlinks, keep_identifiers, channels_of_run(run))
-    _warn_of_records(inputs.records, known_groups(manifest, inputs.records), reporter)
-    task = Task(
-        run_path.absolute(), run.model_sha256, to.folder.absolute(), tuple(heatmaps), far, fdr,
-        shard, device, keep_identifiers, accept_different, other_roi(run, roi, reporter),
-        exact_grid, keep, upload="" if to.bucket is None else str(to.bucket),
+    request = Request(
+        far=far, fdr=fdr, heatmaps=heatmaps, follow_symlinks=follow_symlinks,
+        keep_identifiers=keep_identifiers, accept_different=accept_different, roi=roi,
+        exact_grid=exact_grid, keep=keep, resume=resume, shard=shard, sign=sign, device=device,
+        engine=engine, workers=workers, command=command,
     )  # fmt: skip
-    scoring = scoring_of(run, task, inputs, command)
-    kept = Journal(to.folder, options_of(scoring), resume=resume, key=key, has=to.has())
-    with _resumable(command), kept as journal:
+    reporter, began = reporter or Silent(), time.monotonic()
+    ready, inputs = _prepare(Path(run_path), paths, destination(out), request, reporter)
+    to, run, task = ready.to, ready.run, ready.task
+
+    to.begin()
+    with _resumable(command), ready.journal as journal:
         reporter.say(_promise(run, task, inputs.records))
         has_masks = any(record.masks for record in inputs.records)
-        progress = Progress(run, task, KnownFiles(manifest), has_masks=has_masks, to=to)
-        speed = _score_all(run, task, run_engine, inputs.records, journal, progress, reporter)
+        progress = Progress(run, task, ready.used, has_masks=has_masks, to=to)
+        speed = _score_all(run, task, ready.engine, inputs.records, journal, progress, reporter)
         problems = _problem_rows(inputs.problems, task)
         del inputs  # of very many files it may take more than all that follows
 
-        result, seconds = finish(scoring, progress, journal, problems, reporter)
-        _complete(to, journal, result.head, key, reporter)
+        result, seconds = finish(ready.scoring, progress, journal, problems, reporter)
+        _complete(to, journal, result.head, ready.key, reporter)
     result = replace(result, out=to.place)
     return speed.result(result, tuple(progress.measure.problems), began, seconds)
+
+
+def would_score(
+    run_path: Path | str,
+    paths: Sequence[str],
+    out: Path | str,
+    *,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Inputs:
+    """Return what `score` with these arguments would score; raise what it would raise before its
+    first image. Nothing is written, and no model is made of the run's weights.
+
+    A run that is not there yet is warned of: files are then listed one by one.
+    """
+    run_path, reporter, request = Path(run_path), reporter or Silent(), Request(**options)
+    to = destination(out)
+    if run_path.exists():
+        return _prepare(run_path, paths, to, request, reporter)[1]
+
+    _check_request(request, to)
+    reporter.warn(f"{run_path} does not exist: files are listed one by one")
+    return collect(paths, to.place, request.follow_symlinks, request.keep_identifiers)
+
+
+def _check_request(
+    request: Request, to: Destination
+) -> tuple[float, Engine, Ed25519PrivateKey | None]:
+    """Return the false-alarm rate, the engine and the key of a scoring; ConfigError or RunError for
+    options that cannot be meant, or for what another scoring has written."""
+    far = _false_alarm_rate(request.far, request.fdr)
+    engine, sign = request.engine, path_or_none(request.sign)
+    run_engine = engine_named(engine, request.workers) if isinstance(engine, str) else engine
+    key = signatures.private_key(sign) if sign else None
+    check_formats(request.heatmaps)
+    shard_of(request.shard)
+    check_device("auto" if engine == "ray" else request.device)  # machines of a cluster have others
+
+    to.check(resume=request.resume)
+    return far, run_engine, key
+
+
+def _prepare(
+    run_path: Path,
+    paths: Sequence[str],
+    to: Destination,
+    request: Request,
+    reporter: Reporter,
+) -> tuple[Prepared, Inputs]:
+    """Check all that can be before the first image is read, and return what is to be done and the
+    images. Nothing is written."""
+    far, run_engine, key = _check_request(request, to)
+    run = _usable_run(run_path)
+    keep_of(request.keep, run.calibration, far)
+    manifest = runs.read_manifest(run_path)
+    inputs = collect(
+        paths, to.place, request.follow_symlinks, request.keep_identifiers, channels_of_run(run)
+    )
+    _warn_of_records(inputs.records, known_groups(manifest, inputs.records), reporter)
+
+    roi = other_roi(run, path_or_none(request.roi), reporter)
+    task = Task(
+        run_path.absolute(), run.model_sha256, to.folder.absolute(), tuple(request.heatmaps), far,
+        request.fdr, request.shard, request.device, request.keep_identifiers,
+        request.accept_different, roi, request.exact_grid, request.keep,
+        upload="" if to.bucket is None else str(to.bucket),
+    )  # fmt: skip
+    scoring = scoring_of(run, task, inputs, request.command)
+    journal = Journal(to.folder, options_of(scoring), resume=request.resume, key=key, has=to.has())
+    journal.check()
+    used = KnownFiles(manifest)
+    return Prepared(to, run, task, scoring, journal, run_engine, key, used), inputs
 
 
 def finish(
@@ -189,28 +287,21 @@ def _write_report(out: Path, key: Ed25519PrivateKey | None) -> None:
     report.write(out, key)
 
 
-def _usable_run(path: Path, rates: Sequence[float]) -> Run:
-    """Return a run; ConfigError if a rate is impossible, or what prepared its brains is not
-    here."""
+def _usable_run(path: Path) -> Run:
+    """Return a run; ConfigError if what prepared its brains is not here."""
     run = runs.read(path)
-    for rate in rates:
-        run.calibration.level(rate)
     check_tools_of(run)
     return run
 
 
-def _check_options(heatmaps: Sequence[str], shard: str, device: str) -> None:
-    """Raise ConfigError for an unknown format, a shard that is none, or a device that is not here.
-    The machines of a cluster have devices of their own."""
-    check_formats(heatmaps)
-    shard_of(shard)
-    check_device(device)
-
-
 def _false_alarm_rate(far: float | None, fdr: float | None) -> float:
-    """Return the false-alarm rate to score with; ConfigError if flags are to be decided twice."""
+    """Return the false-alarm rate to score with; ConfigError if a rate is none, or if flags are to
+    be decided twice."""
     if far is not None and fdr is not None:
         raise ConfigError("--far and --fdr: flags are decided by one of them; leave the other out")
+    for rate in (far, fdr):
+        if rate is not None:
+            check_rate(rate)
     return DEFAULT_FAR if far is None else far
 
 

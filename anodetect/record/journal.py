@@ -44,6 +44,12 @@ def is_finished(path: Path) -> bool:
     return (path / directories.AUDIT_FILE).exists() and not (path / directories.JOURNAL).exists()
 
 
+def refuse_finished(path: Path) -> None:
+    """Raise RunError if a scoring has written all of its score directory."""
+    if is_finished(path):
+        raise RunError(f"{path}: this scoring is finished; choose another --out")
+
+
 class Journal:
     """The journal of the score directory `path`; a context manager that holds the directory's lock.
 
@@ -99,8 +105,7 @@ class Journal:
     def _open(self) -> None:
         # A record beside its journal is complete, but perhaps not signed: all that comes after
         # scoring is done again.
-        if is_finished(self.path):
-            raise RunError(f"{self.path}: this scoring is finished; choose another --out")
+        refuse_finished(self.path)
         for file in walk(self.path):
             if file.name.startswith(WRITING):  # by a process that was killed
                 file.unlink()
@@ -134,6 +139,13 @@ class Journal:
                 end, self.digest = place, digest.copy()
         if end < place:
             os.truncate(self.file, end)
+
+    def check(self) -> None:
+        """Raise RunError if the scoring that was interrupted here was started with other options.
+        Nothing is written."""
+        options = _options_of(next(self.lines.lines(), b""))
+        if options is not None:
+            self._check(options)
 
     def _check(self, options: Mapping[str, Any]) -> None:
         """Raise RunError if a scoring was started with other options."""

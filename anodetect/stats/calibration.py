@@ -93,7 +93,7 @@ class Calibration:
         Images are optimistic if those of one group resemble each other. Raises ConfigError unless
         0 < `far` < 1.
         """
-        _check_rate(far)
+        check_rate(far)
         if (self.n_groups + 1) * far >= 1 - 1e-12:
             return "group"
         return "image" if (len(self.scores) + 1) * far >= 1 - 1e-12 else "none"
@@ -347,6 +347,7 @@ def clopper_pearson(hits: float, total: float, alpha: float = 0.05) -> tuple[flo
     return float(low), float(high)
 
 
-def _check_rate(far: float) -> None:
+def check_rate(far: float) -> None:
+    """Raise ConfigError unless 0 < `far` < 1."""
     if not 0 < far < 1:
         raise ConfigError(f"a false-alarm rate lies between 0 and 1, not {far}")
