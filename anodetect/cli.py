@@ -135,18 +135,19 @@ def train(
     """Learn what normal looks like."""
     finding: dict[str, Any] = {"follow_symlinks": follow_symlinks, "channels": channels}
     finding |= {"known_anomalies": known_anomalies, "allow_missing": allow_missing}
-    reading = _reading(select, frames, flip_right)
-    if dry_run:
-        finding["plan"] = _calibration_plan(detector, folds, drop_odd, allow_few, budget)
-        _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
-        return
     from anodetect.config import read_values
 
+    reading = _reading(select, frames, flip_right)
     tiling = {"tile": tile, "overlap": overlap, "dims": dims}
     preprocess = {"axis": axis, "component": reading.component}
     preprocess |= {"frames": frames or None, "flip_right": flip_right or None}
+    values = read_values(config, set_ or [], {"tiling": tiling, "preprocess": preprocess})
+    if dry_run:
+        finding["plan"] = _calibration_plan(detector, folds, drop_odd, allow_few, budget, values)
+        _print_inspection(data, kind_normal, as_json, reading=reading, **finding)
+        return
     settings: dict[str, Any] = {
-        "values": read_values(config, set_ or [], {"tiling": tiling, "preprocess": preprocess}),
+        "values": values,
         "representation": representation,
         "budget": budget,
         "seed": seed,
@@ -194,12 +195,14 @@ def _calibration_plan(
     drop_odd: float | None,
     allow_few: bool,
     budget: float | None,
+    values: Mapping[str, Any],
 ) -> "CalibrationPlan":
     """Return what decides what a training calibrates with."""
     from anodetect.commands.fold_plan import CalibrationPlan
+    from anodetect.imaging.tiling import tile_of
 
     name = _detector_or_default(detector, allow_few)
-    return CalibrationPlan(name, folds, drop_odd is not None, allow_few, budget)
+    return CalibrationPlan(name, folds, drop_odd is not None, allow_few, budget, tile_of(values))
 
 
 def _detector_or_default(detector: str | None, allow_few: bool) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 import anodetect
+from anodetect.cli import app
 from anodetect.errors import ConfigError
 from anodetect.imaging import tiling
 from anodetect.imaging.tiling import TilingConfig
@@ -213,3 +214,24 @@ def test_an_overlap_of_no_tiles_is_refused():
         resolve("pca", "pixels", {"tiling": {"overlap": 0.5}})
     found = resolve("pca", "pixels", {"tiling": {"overlap": 0.5, "tile": 32}})
     assert (found["tiling"]["overlap"], found["tiling"]["tile"]) == (0.5, 32)
+
+
+def test_a_tile_larger_than_every_image_is_refused(tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(22):
+        shape = (40, 64) if number else (65, 48)
+        pixels = np.random.default_rng(number).integers(0, 255, shape, np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    reason = "--tile 66: every image is smaller, with sides of at most 65 pixels"
+    with pytest.raises(ConfigError, match=reason):
+        anodetect.train(str(folder), "pca", tmp_path / "run", values={"tile": 66})
+    assert not (tmp_path / "run").exists()
+    anodetect.train(str(folder), "pca", tmp_path / "run", values={"tile": 65, "components": 3})
+
+    for given in (["--tile", "66"], ["--set", "tile=66"], ["--set", "tiling.tile=66"]):
+        dry_run = ["train", str(folder), "--out", str(tmp_path / "new"), "--dry-run", *given]
+        app(dry_run, standalone_mode=False)
+        assert f"train would refuse it: {reason}" in capsys.readouterr().out.replace("\n", " ")
+    app([*dry_run[:-2], "--tile", "65"], standalone_mode=False)
+    assert "would refuse" not in capsys.readouterr().out

@@ -18,14 +18,18 @@ NEEDED = round(1 / DEFAULT_FAR) - 1  # groups, below which nothing is promised a
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """The arguments of `train` that decide what calibrates: `folds` is None where the detector
-    decides, `budget` is in minutes, None for no limit."""
+    """The arguments of `train` that decide what calibrates, and whether images can be learned from.
+
+    `folds` is None where the detector decides, `budget` is in minutes, None for no limit, `tile` is
+    the side of a tile in pixels, 0 for whole images.
+    """
 
     detector: str
     folds: int | None = None
     drops_odd: bool = False
     allow_few: bool = False
     budget: float | None = None
+    tile: int = 0
 
 
 def check_folds(folds: int | None, *, drops_odd: bool) -> None:

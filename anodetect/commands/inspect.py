@@ -5,6 +5,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,9 +23,10 @@ from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.data.series import uneven_slices
 from anodetect.data.volume_headers import note_of_record
-from anodetect.errors import DataError
+from anodetect.errors import ConfigError, DataError
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
+from anodetect.imaging.tiling import refuse_large_tile
 from anodetect.model.input_facts import InputFacts, facts_of
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
 from anodetect.output.pictures import contrast, grey, png
@@ -121,10 +123,14 @@ def inspect(
 
     rows, pictures = [], []
     notes: dict[str, str] = {}  # of volumes that were read
+    learned: list[InputFacts] = []
     for (folder, kind, use), records in by_place.items():
-        row, images = _row(folder, kind, use, records, reading, dataset.channels, notes)
+        row, images, facts = _row(folder, kind, use, records, reading, dataset.channels, notes)
+        learned += facts if use in (LEARN, CALIBRATE, BOTH) else []
         rows.append(row)
         pictures.append(images)
+    if plan is not None:
+        planned += _tile_line(plan.tile, learned)
     rows += [_passed_over_row(each) for each in dataset.passed_over]
     inspection = Inspection(
         data=dataset.name,
@@ -238,9 +244,9 @@ def _row(
     reading: Reading,
     channels: Channels | None,
     notes: dict[str, str],
-) -> tuple[FolderRow, list[LoadedImage]]:
-    """Open some files of a folder; return its row, and images to show. What is to be known of
-    volumes is added to `notes` by their ids."""
+) -> tuple[FolderRow, list[LoadedImage], list[InputFacts]]:
+    """Open some files of a folder; return its row, images to show, and what the files are like.
+    What is to be known of volumes is added to `notes` by their ids."""
     facts: list[InputFacts] = []
     images: list[LoadedImage] = []
     opened: dict[str, str] = {}
@@ -278,7 +284,20 @@ def _row(
         uneven=_uneven(records, opened),
         problem=problem,
     )
-    return row, images[:THUMBNAILS]
+    return row, images[:THUMBNAILS], facts
+
+
+def _tile_line(tile: int, learned: Iterable[InputFacts]) -> list[str]:
+    """Return one line if `train` would refuse tiles as too large for images like those that were
+    opened, else []."""
+    sizes = [facts.size for facts in learned]
+    if any(len(size) != 2 for size in sizes):
+        return []
+    try:
+        refuse_large_tile(tile, chain.from_iterable(sizes))
+    except ConfigError as error:
+        return [f"train would refuse it: {error}"]
+    return []
 
 
 def _uneven(records: Iterable[Record], opened: Mapping[str, str]) -> tuple[str, ...]:

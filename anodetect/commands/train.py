@@ -37,6 +37,7 @@ from anodetect.imaging.intensities import ImageSample
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.regions import RegionOfInterest, read_roi
 from anodetect.imaging.sample_types import learn_sample_types
+from anodetect.imaging.tiling import refuse_large_tile
 from anodetect.model.colour_scale import colour_scale, some_for_scale
 from anodetect.model.decoded import SCRATCH, SCRATCH_OF_BRAINS, DecodedFiles
 from anodetect.model.devices import check_device
@@ -403,6 +404,9 @@ def _plan(
     for line in brain_warnings(preprocess):
         reporter.warn(line)
     normals = usable_normals(dataset, preprocess, dims, reporter, scratch, samples)
+    sizes = samples.seen(normals.records).sizes
+    if len(sizes) == 2:  # slices of volumes may be resampled
+        refuse_large_tile(form.config["tiling"]["tile"], [most for _, most in sizes])
     to_fit: set[str] = set()
     if request.known_anomalies:
         normals = with_anomalies(normals, dataset, preprocess, scratch, reporter)

@@ -13,13 +13,14 @@ gives maps of them, and `Model` pools the map of the whole volume.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from anodetect.config import Config
+from anodetect.errors import ConfigError
 from anodetect.types import Batch, Bools, Floats, Scores, Seeds
 
 if TYPE_CHECKING:
@@ -64,6 +65,25 @@ class TilingConfig(Config):
     def sides(self) -> tuple[int, ...]:
         """The sides of a tile or patch; zeros if there are none."""
         return self.patch if self.dims == 3 else (self.tile, self.tile)
+
+
+def tile_of(values: Mapping[str, Any]) -> int:
+    """Return the side of a tile that settings ask for, with or without their section; 0 for none,
+    and for one that is no whole number, which is refused when settings are resolved."""
+    section = values.get("tiling", {})
+    tile = values.get("tile") or (section.get("tile") if isinstance(section, Mapping) else None)
+    return tile if isinstance(tile, int) else 0
+
+
+def refuse_large_tile(tile: int, sides: Iterable[float]) -> None:
+    """Raise ConfigError if a tile is larger than every image. `sides` are the widths and heights of
+    all images in pixels."""
+    largest = max(sides, default=tile)
+    if tile > largest:
+        raise ConfigError(
+            f"--tile {tile}: every image is smaller, with sides of at most {largest:.0f} pixels; "
+            "leave --tile out, so that images are modelled whole, or take smaller tiles"
+        )
 
 
 def pad(image: Floats, foreground: Bools, sides: tuple[int, ...]) -> tuple[Floats, Bools]:

@@ -21,6 +21,7 @@ from anodetect.errors import ConfigError
 from anodetect.imaging.backbones.table import INSTALL_FEATURES
 from anodetect.imaging.features import DEFAULT_SIZE
 from anodetect.imaging.representations import LEAST_FEATURE_SIZE, features_installed
+from anodetect.imaging.tiling import tile_of
 from anodetect.model.settings import dims_of, parts_of_member, resolve
 
 ENSEMBLE = "ensemble"
@@ -154,9 +155,7 @@ def _hindrance(values: Mapping[str, Any]) -> str:
     """Return what keeps images from becoming features, "" if nothing does."""
     if not features_installed():
         return INSTALL_FEATURES
-    tiling = values.get("tiling", {})
-    tile = values.get("tile") or (tiling.get("tile") if isinstance(tiling, Mapping) else None)
-    if isinstance(tile, int) and 0 < tile < LEAST_FEATURE_SIZE:
+    if 0 < tile_of(values) < LEAST_FEATURE_SIZE:
         return f"choose a --tile of at least {LEAST_FEATURE_SIZE}"
     return ""
 
