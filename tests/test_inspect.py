@@ -16,6 +16,7 @@ from anodetect.commands.train import train_each
 from anodetect.data import split, synthetic
 from anodetect.errors import ConfigError, DataError
 from anodetect.record import directories, runs
+from anodetect.types import Silent
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,32 @@ def test_a_dry_run_says_what_folds_cost_and_promise(capsys, tmp_path, monkeypatc
     alone = "\n".join(dry_run(capsys, folder, "--detector", "anoddpm")["summary"])
     assert "in 6 groups calibrate" in alone and "too few for a promise by groups at 5%" in alone
     assert "with --folds 5 all 30 groups calibrate, enough for that" in alone
+
+
+def test_inspect_says_what_training_does_with_and_without_folds(tmp_path, monkeypatch):
+    monkeypatch.setattr(split, "FOLDS", 5)
+    folder, said = lots(tmp_path / "lots", 30), []
+    reporter = Silent()
+    reporter.say = said.append
+    summary = command.inspect(str(folder)).summary
+    default = next(line for line in summary if line.startswith("normal: 60 images"))
+    assert "48 to learn from and 12 to calibrate with" in default
+    quick = "all to learn from and, in 5 folds, to calibrate with"
+    assert (
+        f"so with anoddpm, the default; with pca, patchcore, padim, intensity: {quick}" in summary
+    )
+
+    out = tmp_path / "run"
+    anodetect.train(str(folder), "pca", out, values={"components": 3}, reporter=reporter)
+    assert f"normal: 60 images, {quick}" in said
+    assert not any("the default" in line for line in said)
+    plan = CalibrationPlan("anoddpm")
+    assert default in command.inspect(str(folder), plan=plan).summary
+
+    said.clear()
+    synthetic.write(tmp_path / "more", train=40, test=2, size=32, seed=1)
+    anodetect.calibrate(out, str(tmp_path / "more"), tmp_path / "new", reporter=reporter)
+    assert "normal: 40 images (good 40), all to calibrate with" in said
 
 
 def test_the_promise_of_a_dry_run_is_that_of_the_run(tmp_path):

@@ -80,7 +80,7 @@ def calibrate(
             kind_normal=kind_normal,
             channels=channels_of_run(run),
         )
-        for line in summary(dataset):
+        for line in summary(dataset, learns=False):
             reporter.say(line)
         own = None if roi is None else read_roi(roi)
         left_out = _calibrate(run, dataset, workdir, device, own, reporter)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from anodetect.data import split
 from anodetect.data.records import Dataset, Record
-from anodetect.detectors import current_name, entry_named
+from anodetect.detectors import DETECTORS, RECOMMENDED, current_name, entry_named
 from anodetect.errors import ConfigError, DataError
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.realised import RealisedRate
@@ -95,6 +95,22 @@ def plan_lines(plan: CalibrationPlan, dataset: Dataset) -> list[str]:
     if not count and groups < NEEDED <= every and len(normals) >= split.MINIMUM:
         lines.append(f"with --folds {split.FOLDS} all {every} groups calibrate, enough for that")
     return lines
+
+
+def other_use(dataset: Dataset) -> list[str]:
+    """Return one line if detectors that learn in seconds would use the normals otherwise than the
+    one that `train` takes by default, else []."""
+    quick = [name for name, entry in DETECTORS.items() if entry.train_free]
+    count = count_of(CalibrationPlan(quick[0]), dataset)
+    if not count or count == count_of(CalibrationPlan(RECOMMENDED), dataset):
+        return []
+    use = use_in_folds(count)
+    return [f"so with {RECOMMENDED}, the default; with {', '.join(quick)}: {use}"]
+
+
+def use_in_folds(count: int) -> str:
+    """Return in words what normals are used for that are cut into so many folds."""
+    return f"all to learn from and, in {count} folds, to calibrate with"
 
 
 def _cost(plan: CalibrationPlan, folds: int) -> str:

@@ -12,7 +12,13 @@ from typing import Any
 from rich.table import Table
 
 from anodetect.commands.channels import wanted_channels
-from anodetect.commands.fold_plan import CalibrationPlan, count_of, plan_lines
+from anodetect.commands.fold_plan import (
+    CalibrationPlan,
+    count_of,
+    other_use,
+    plan_lines,
+    use_in_folds,
+)
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
 from anodetect.data.channels import Channels
@@ -23,6 +29,7 @@ from anodetect.data.records import ANOMALOUS, Dataset, PassedOver, Record
 from anodetect.data.scan import counted, reasons
 from anodetect.data.series import uneven_slices
 from anodetect.data.volume_headers import note_of_record
+from anodetect.detectors import RECOMMENDED
 from anodetect.errors import ConfigError, DataError
 from anodetect.files import write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
@@ -103,8 +110,9 @@ def inspect(
     With `page` an HTML page with pictures from every folder is written there. With
     `known_anomalies` those of a manifest would be learned from. `channels` are several files of
     each image, as for `train`. The parts that images would have in a training are those before
-    copies and unreadable files are known. With `plan` the summary says what a training with these
-    arguments would calibrate with, and what it could promise.
+    copies and unreadable files are known: in one with the default detector, or with the arguments
+    `plan`, of which the summary then says what they would calibrate with, and what they could
+    promise.
     """
     dataset = cards.open_data(
         data,
@@ -114,8 +122,11 @@ def inspect(
         channels=wanted_channels(channels, allow_missing=allow_missing),
     )
     by_place: dict[tuple[str, str, str], list[Record]] = {}
-    folds = 0 if plan is None or dataset.doubt else count_of(plan, dataset)
-    planned = [] if plan is None or dataset.doubt else plan_lines(plan, dataset)
+    folds = 0
+    planned: list[str] = []
+    if not dataset.doubt:
+        folds = count_of(plan or CalibrationPlan(RECOMMENDED), dataset)
+        planned = other_use(dataset) if plan is None else plan_lines(plan, dataset)
     uses = uses_of(dataset, folds)
     for record in dataset.records:
         folder = str(PurePosixPath(record.id).parent)
@@ -175,9 +186,9 @@ def uses_of(dataset: Dataset, folds: int = 0) -> dict[str, str]:
     return uses | {record.id: CALIBRATE for record in roles.calibrate}
 
 
-def summary(dataset: Dataset, folds: int = 0) -> list[str]:
+def summary(dataset: Dataset, folds: int = 0, *, learns: bool = True) -> list[str]:
     """Return in a few lines what was found and what it would be used for, normals in so many
-    folds."""
+    folds; without `learns` they are to calibrate with."""
     uses = Counter(uses_of(dataset, folds).values())
     lines = [f"{dataset.name}: {dataset.layout}"]
     if dataset.doubt:
@@ -186,7 +197,9 @@ def summary(dataset: Dataset, folds: int = 0) -> list[str]:
         total = uses[LEARN] + uses[CALIBRATE] + uses[BOTH]
         use = f"{uses[LEARN]} to learn from and {uses[CALIBRATE]} to calibrate with"
         if folds:
-            use = f"all to learn from and, in {folds} folds, to calibrate with"
+            use = use_in_folds(folds)
+        if not learns:
+            use = "all to calibrate with"
         images = amount(total, "image")
         lines.append(f"normal: {images}{_kinds(dataset)}, {use}{_masked(dataset)}")
 
