@@ -137,6 +137,29 @@ LAYOUTS = {
         "photos/test/bad/0.png": ("test", 1, "bad", "masks/test/bad/0.png"),
         "masks/test/bad/0.png": None,
     },
+    "parts and kinds in one name": {
+        "train_good/0.png": ("train", 0, "good"),
+        "test_good/0.png": ("test", 0, "good"),
+        "test_defect/0.png": ("test", 1, "defect", "ground_truth/test_defect/0_mask.png"),
+        "test_defect/1.png": ("test", 1, "defect", "ground_truth/defect/1_mask.png"),
+        "ground_truth/test_defect/0_mask.png": None,
+        "ground_truth/defect/1_mask.png": None,
+    },
+    "parts of the good images beside one of defects": {
+        "good_train/0.png": ("train", 0, "good"),
+        "good_test/0.png": ("test", 0, "good"),
+        "defect/0.png": ("test", 1, "defect", "masks/defect/0.png"),
+        "masks/defect/0.png": None,
+    },
+    "normals to train on beside defects": {
+        "normal_train/lot1/0.png": ("train", 0, "normal"),
+        "defect/0.png": ("test", 1, "defect"),
+    },
+    "a train part beside tests of each kind": {
+        "train/0.png": ("train", None, ""),
+        "test_ok/0.png": ("test", 0, "ok"),
+        "NG_test/0.png": ("test", 1, "ng"),
+    },
     "names in other languages": {
         "训练/良品/0.png": ("train", 0, "良品"),
         "测试/良品/0.png": ("test", 0, "良品"),
@@ -206,6 +229,11 @@ DOUBTS = {
     ),
     "labels in the train part": (["train/0/0.png", "train/1/0.png"], "look like labels"),
     "parts by the ends of names": (["x_train/0.png", "x_test/0.png"], "call them train and test"),
+    "results of tests": (
+        ["positive_test/0.png", "negative_test/0.png"],
+        "positive (1) means anomalous",
+    ),
+    "numbered kinds": (["good1/0.png", "defect1/0.png"], "defect1 (1) means anomalous"),
     "parts by the ends of names, with masks": (
         ["a_train/ok/0.png", "a_test/ok/0.png", "a_test/bad/0.png", "masks/a_test/bad/0.png"],
         "look like parts",

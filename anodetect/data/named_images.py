@@ -20,6 +20,7 @@ from anodetect.data.series import records_of
 from anodetect.data.studies import find_channel, studies_of
 from anodetect.data.truth_files import (
     NNUNET_IMAGES,
+    PARTS,
     Masks,
     NamedFile,
     folders_with_images,
@@ -158,6 +159,7 @@ def look(
         image = Image(record, file, file.part, kind, meaning, sequence, truth, marked, listed)
         images.append(replace(image, quantity=about.quantity, echo=about.echo))
     del by_path
+    images = _in_parts(images)
     clash = next((about.clash for about in known.values() if about.clash), "")
     found = Found(root, tuple(images), walked, clash and f"{clash}; {CLASH}")
     found = replace(found, images=tuple(_without_converted(found, known)))
@@ -165,6 +167,22 @@ def look(
         found = replace(found, images=tuple(_joined(found, channels)))
         return replace(found, images=tuple(_without_copies(found)))
     return replace(found, images=tuple(_told_apart(_without_copies(found))))
+
+
+def _in_parts(images: list[Image]) -> list[Image]:
+    """Return images with their parts. Names such as `test_good` name one only where others name a
+    train part, and then what means anomalous and is of no part is to test with."""
+    has_train = any(image.part == "train" for image in images)
+    if all(image.part == image.file.own_part for image in images):
+        return images
+
+    told = []
+    for image in images:
+        part = image.part if has_train else image.file.own_part
+        if has_train and not part and image.meaning == "anomalous":
+            part = "test"
+        told.append(replace(image, part=part))
+    return told
 
 
 def _described(record: Record, about: Converted) -> Record:
@@ -420,14 +438,17 @@ def _kind(file: NamedFile, said: Collection[str]) -> tuple[str, str]:
     for wanted in ("anomalous", "normal", ""):
         for folder in folders:
             if names.meaning(folder) == wanted:
-                return path_text(folder), wanted
+                return path_text(names.part_and_kind(folder)[1]), wanted
     return "", ""
 
 
 def _below_part(folders: Sequence[str]) -> Sequence[str]:
-    """Return the folders below the last one that is a part of a data set; all if none is."""
+    """Return the folders below the last one that is a part of a data set, with it if its name holds
+    a kind as well; all if none is."""
     for number in reversed(range(len(folders))):
-        if names.meaning(folders[number]) in ("train", "test", "validation"):
+        if names.part_and_kind(folders[number])[0]:
+            return folders[number:]
+        if names.meaning(folders[number]) in PARTS:
             return folders[number + 1 :]
     return folders
 

@@ -8,14 +8,15 @@ from typing import Literal
 
 Meaning = Literal["normal", "anomalous", "mask", "train", "test", "validation", "image", ""]
 
-
+# Where a word begins inside a name, as in defectFree and in NGParts.
+CAPITALS = r"(?<=[a-z])(?=[A-Z])|(?<=(?<![A-Za-z])(?:OK|NG|KO))(?=[A-Z][a-z])"
 STROKES = str.maketrans("łŁøØđĐı", "lLoOdDi")  # letters that NFKD leaves as they are
 
 
 def words(name: str) -> list[str]:
     """Return the words of a name in lower case and without accents: what stands between other
     characters than letters and digits."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", _without_accents(name))  # defectFree
+    spaced = re.sub(CAPITALS, " ", _without_accents(name))
     return re.findall(r"[^\W_]+", spaced.casefold())
 
 
@@ -212,6 +213,20 @@ def meaning(name: str) -> Meaning:
     return _normality(found, joined)
 
 
+@lru_cache(2**14)
+def part_and_kind(name: str) -> tuple[Meaning, str]:
+    """Return the part of a data set and the kind that a folder's name holds together: `train_good`
+    has good images of the train part. "" and the name itself if it does not hold both."""
+    known, found = meaning(name), words(name)
+    parts = [word for word in found if _part([word], word)]
+    rest = [word for word in found if word not in parts]
+    if known not in ("normal", "anomalous") or len(parts) != 1 or not rest:
+        return "", name
+    if _normality(rest, "".join(rest)) != known:
+        return "", name
+    return _part(parts, parts[0]), "_".join(rest)
+
+
 def _part(found: list[str], joined: str) -> Meaning:
     """Return the part of a data set that words name, such as `test_public`, "" for none."""
     first, rest = found[0].rstrip("0123456789"), found[1:]
@@ -235,14 +250,15 @@ def _normality(found: list[str], joined: str) -> Meaning:
 
     rests = {joined.removeprefix(each) for each in ("no", "non", "not", "un")} - {joined}
     rests &= ANOMALOUS_WORDS | NORMAL_WORDS
+    numbered = {word.rstrip("0123456789") for word in found}  # good2
     if any(word in ABOUT for word in found):
         return ""
     negated = bool(rests) or any(word in NEGATIONS for word in found)
     anomalous = any(
         word in ANOMALOUS_WORDS or (word.startswith(STEMS) and word not in NORMAL_WORDS)
-        for word in [*found, *rests]
+        for word in [*found, *rests, *numbered]
     )
-    normal = any(word in NORMAL_WORDS for word in [*found, *rests])
+    normal = any(word in NORMAL_WORDS for word in [*found, *rests, *numbered])
     if anomalous != normal:
         return "anomalous" if anomalous != negated else "normal"
     if anomalous and negated:  # not good but defective

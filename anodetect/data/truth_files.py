@@ -18,6 +18,7 @@ from anodetect.data import formats, names
 THE_ONLY = "*"  # the name of a mask that is called only that, beside an `image`
 CORE = "core:"  # before a name without words for masks and images
 NNUNET_IMAGES = ("imagesTr", "imagesTs", "imagesVal")
+PARTS = ("train", "test", "validation")
 Key = tuple[str, tuple[str, ...], str]  # the part of the data set, folders of kinds, name
 
 
@@ -32,9 +33,18 @@ class NamedFile:
 
     @property
     def part(self) -> str:
-        """The part of the data set that the folders name, "" if they name none."""
+        """The part of the data set that the folders name, also together with a kind, as in
+        `train_good`; "" if they name none."""
         for folder in self.folders:
-            if (found := names.meaning(folder)) in ("train", "test", "validation"):
+            if (found := names.part_and_kind(folder)[0] or names.meaning(folder)) in PARTS:
+                return found
+        return ""
+
+    @property
+    def own_part(self) -> str:
+        """The part of the data set that a folder names alone, "" if none does."""
+        for folder in self.folders:
+            if (found := names.meaning(folder)) in PARTS:
                 return found
         return ""
 
@@ -44,7 +54,7 @@ class NamedFile:
         kinds = []
         for folder in self.folders:
             if names.meaning(folder) in ("normal", "anomalous", ""):
-                kinds.append(_folded(folder))
+                kinds.append(_folded(names.part_and_kind(folder)[1]))
         return tuple(kinds)
 
     @property
@@ -53,7 +63,8 @@ class NamedFile:
         kinds = []
         for folder in self.folders:
             meaning = names.meaning(folder)
-            name = _folded(names.without_masks(folder) if meaning == "mask" else folder)
+            name = names.without_masks(folder) if meaning == "mask" else folder
+            name = _folded(names.part_and_kind(name)[1])
             if name and meaning in ("normal", "anomalous", "", "mask"):
                 kinds.append(name)
         return tuple(kinds)
