@@ -22,9 +22,10 @@ NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # of file systems that can
 AT_ONCE = 200  # files that are flushed one by one; of more their file system is
 LONGEST_PART = 200  # bytes of a file's name, with room for a suffix
 LONGEST_SHOWN = 300  # letters of a name or a line that are shown
-# Control characters but tab and newline, marks that turn the direction of text, and no text at all.
+# Control characters but tab and newline, ends of lines that are none on a terminal, marks that turn
+# the direction of text, and no text at all.
 UNPRINTABLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
@@ -336,6 +337,11 @@ def shortened(text: str, most: int = LONGEST_SHOWN) -> str:
         return text
     half = (most - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def as_shown(name: str, most: int = LONGEST_SHOWN) -> str:
+    """Return a name as pages and figures show it: printable, in one line, and shortened."""
+    return shortened(printable(" ".join(name.split())), most)
 
 
 def as_code(name: str) -> str:

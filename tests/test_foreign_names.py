@@ -1,15 +1,20 @@
 """Names with characters that mean something to a shell, a template, a page or a terminal."""
 
+import csv
 import io
 import warnings
 from xml.etree import ElementTree
 
 import pytest
+from markupsafe import Markup
+from PIL import Image
 from rich.console import Console
 
 from anodetect.commands import terminal
-from anodetect.files import as_code, printable, shortened
-from anodetect.output import figures
+from anodetect.data.scan import scan
+from anodetect.errors import DataError
+from anodetect.files import as_code, as_shown, printable, shortened
+from anodetect.output import figures, report
 from anodetect.record.rows import SliceRow
 
 NAMES = [
@@ -48,6 +53,27 @@ def test_a_figure_has_the_name_as_it_is(name):
     assert "<script" not in page
 
 
+def test_a_page_shows_what_turns_text_as_an_escape():
+    template = report.environment().from_string("<td>{{ name }}</td>{{ svg }}")
+    page = template.render(name="<\u202egnp.exe\x1b", svg=Markup("<svg>\u202e</svg>"))
+    assert page == "<td>&lt;\\u202egnp.exe\\x1b</td><svg>\u202e</svg>"
+
+
+@pytest.mark.parametrize("value", ["a\nrecord complete", "a\tb", "\x1b[31m", "\x9b2J"])
+@pytest.mark.parametrize("column", ["group", "kind", "scanner"])
+def test_a_manifest_holds_no_control_characters_but_in_paths(tmp_path, column, value):
+    name = "x\ny.png"
+    Image.new("L", (8, 8)).save(tmp_path / name)
+    file = tmp_path / "manifest.csv"
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["path", column], [name, "fine \u202e"]])
+    assert [record.id for record in scan(tmp_path).records] == ["x%0Ay.png"]
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["path", column], [name, value]])
+    with pytest.raises(DataError, match=f"line 2: {column} .* control character"):
+        scan(tmp_path)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_terminal_shows_the_name_and_obeys_nothing_in_it(name, monkeypatch):
     stream = io.StringIO()
@@ -64,6 +90,8 @@ def test_a_terminal_shows_the_name_and_obeys_nothing_in_it(name, monkeypatch):
 
 def test_names_are_printable_in_one_way():
     assert printable("a\x1b[0m\u202e\udce9\r\tb\nü…") == "a\\x1b[0m\\u202e\\udce9\\r\tb\nü…"
+    assert printable("a\u2028b\u061c") == "a\\u2028b\\u061c"
+    assert as_shown(" a\n\tb\u2066c") == "a b\\u2066c"
     assert shortened("a" * 400) == "a" * 149 + "…" + "a" * 149
 
 

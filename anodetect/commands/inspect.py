@@ -31,7 +31,7 @@ from anodetect.data.series import uneven_slices
 from anodetect.data.volume_headers import note_of_record
 from anodetect.detectors import RECOMMENDED
 from anodetect.errors import ConfigError, DataError
-from anodetect.files import write_atomic
+from anodetect.files import printable, write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.tiling import refuse_large_tile
 from anodetect.model.input_facts import InputFacts, facts_of
@@ -384,10 +384,10 @@ def _page(inspection: Inspection, pictures: Sequence[Sequence[LoadedImage]]) -> 
     """Return a page with the summary and, for every row, some of its images."""
     parts = ["<!doctype html><meta charset='utf-8'><title>anodetect: what a folder holds</title>"]
     parts.append("<style>body{font:16px sans-serif;margin:2rem}img{margin-right:4px}</style>")
-    parts += [f"<p>{html.escape(line)}</p>" for line in inspection.summary]
+    parts += [f"<p>{html.escape(printable(line))}</p>" for line in inspection.summary]
     for row, images in zip(inspection.rows, pictures, strict=False):  # none of what is passed over
         title = f"{row.folder} · {row.kind or 'no kind'} · {row.use} · {row.count}"
-        parts.append(f"<h2>{html.escape(title)}</h2>")
+        parts.append(f"<h2>{html.escape(printable(title))}</h2>")
         for loaded in images:
             parts.append(_picture(loaded))
     return "\n".join(parts)
@@ -399,5 +399,5 @@ def _picture(loaded: LoadedImage) -> str:
     step = max(1, max(image.shape[1:]) // SIDE)
     small = image[:, ::step, ::step]
     source = b64encode(png(grey(small, contrast(small)))).decode()
-    name = html.escape(loaded.record.id)
+    name = html.escape(printable(loaded.record.id))
     return f"<img alt='{name}' title='{name}' src='data:image/png;base64,{source}'>"

@@ -1,5 +1,6 @@
 """manifest.csv: a table that says what each image is."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -54,6 +55,10 @@ MAY_BE_EMPTY = {
     "kind": NO_FILE,
     "label": NOTHING,  # "none" and "-" may mean normal
 }
+
+
+FILES = ("path", "mask", "foreground")  # columns that name files
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def is_manifest(name: str) -> bool:
@@ -169,7 +174,7 @@ def _rows(file: Path, names: "NamesOnDisk") -> list[tuple[str, dict[str, str]]]:
         own = listed_channels(row[CHANNELS], line.where)
         _check_first(row["path"], own, line.where)
         row["path"] = row["path"] or next(iter(own.values()), "")
-        for column in ("path", "mask", "foreground"):
+        for column in FILES:
             row[column] = names.of(row[column])
         row[CHANNELS] = written({name: names.of(path) for name, path in own.items()})
         row["split"] = row["split"].casefold()
@@ -208,10 +213,11 @@ def _label_of(text: str) -> int | None:
 
 def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks: bool) -> None:
     """Raise DataError if a row's values are not what its columns hold."""
-    named = [row[column] for column in ("path", "mask", "foreground")]
+    named = [row[column] for column in FILES]
     for name in (*named, *listed_channels(row[CHANNELS], where).values()):
         _check_inside(folder, name, where, follow_symlinks)
 
+    _check_texts(row, where)
     if row["split"] not in ("train", "test", ""):
         raise DataError(
             f"{where}: split {row['split']!r} is neither 'train' nor 'test'; "
@@ -225,6 +231,17 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
             "for one of them"
         ) from None
     _check_component(folder / row["path"], row["component"], where)
+
+
+def _check_texts(row: Mapping[str, str], where: str) -> None:
+    """Raise DataError for a control character, such as the end of a line, in a value that is no
+    path: it would be shown as text of ours."""
+    for column, value in row.items():
+        if column not in (*FILES, CHANNELS) and CONTROL.search(value):
+            raise DataError(
+                f"{where}: {column} {value!r} holds a tab, a line end or another control "
+                "character; write it without"
+            )
 
 
 def _check_component(path: Path, component: str, where: str) -> None:

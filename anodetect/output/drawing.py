@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from anodetect.files import printable, shortened
+from anodetect.files import as_shown
 
 BACKEND = "MPLBACKEND"
 
@@ -54,4 +54,4 @@ def in_own_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
 
 def title_of(name: str) -> str:
     """Return a name from a file as a text that a figure can hold, in one line."""
-    return shortened(printable(" ".join(name.split())), LONGEST_TITLE)
+    return as_shown(name, LONGEST_TITLE)

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from anodetect.data.scan import counted
 from anodetect.errors import RunError, one_line
-from anodetect.files import is_below, sha256_of, write_atomic
+from anodetect.files import is_below, printable, sha256_of, write_atomic
 from anodetect.output import figures
 from anodetect.output.overview import Overview
 from anodetect.record import channel_files, directories, reports, reviews
@@ -204,10 +204,12 @@ def _commands(main: Overview) -> list[str]:
 
 @cache
 def environment() -> Environment:
-    """Return what renders the package's templates; everything put into them is escaped."""
+    """Return what renders the package's templates. Everything put into them is escaped, and texts
+    are printable: no name turns the direction of what stands beside it."""
     templates = Environment(
         loader=PackageLoader("anodetect.output", "templates"),
         autoescape=True,
+        finalize=_finalized,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -221,6 +223,10 @@ def environment() -> Environment:
     templates.filters["channel_names"] = _channel_names
     templates.filters["case_link"] = partial(quote, safe="")
     return templates
+
+
+def _finalized(value: object) -> object:
+    return printable(value) if type(value) is str else value  # not Markup, such as figures
 
 
 def _is_known(value: object) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anodetect.files import shortened
+from anodetect.files import as_shown
 from anodetect.record.rows import FAILED, OK, SKIPPED, ScoreRow
 
 from .widgets import number_text
@@ -32,7 +32,7 @@ def facts_of(row: ScoreRow, paths: Sequence[str], hidden: bool) -> Facts:
 
     names = [row.path]
     names += [name for name in dict.fromkeys((row.group, row.study)) if name not in ("", row.path)]
-    title = f"{' · '.join(map(shortened, names))}  ({place})"
+    title = f"{' · '.join(map(as_shown, names))}  ({place})"
     if row.status != OK:
         status = row.status if row.status in (FAILED, SKIPPED) else "not scored"
         return Facts(title, (), f"This file was {status}:", row.error)

@@ -16,6 +16,7 @@ import streamlit as st
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.errors import AnodetectError, ConfigError
+from anodetect.files import printable
 from anodetect.output import pictures
 from anodetect.record import marks
 from anodetect.record.marks import Shown
@@ -162,7 +163,7 @@ def _card(session: ReviewSession, row: ScoreRow, paths: Sequence[str], blind: bo
 
     return Card(
         ticket=OFFICE.ticket(session.directory, row, hidden=hidden),
-        label=number if hidden else row.path,
+        label=number if hidden else printable(row.path),
         title=facts.title,
         facts=list(facts.lines),
         warnings=[f"{facts.warning} {facts.reason}"] if facts.warning else [],

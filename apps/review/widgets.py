@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 
 from anodetect.errors import AnodetectError
-from anodetect.files import shortened
+from anodetect.files import as_shown
 from anodetect.stats.agreement import Rate
 
 MISSING = "–"  # in a cell of a table without a value
@@ -18,13 +18,13 @@ Table = Mapping[str, Sequence[Any]]  # the columns of a table by their titles
 def draw_table(columns: Table, **options: Any) -> Any:
     """Draw a table by its columns, with long names and texts shortened, and MISSING where there is
     no value; `options` and the result are those of `st.dataframe`."""
-    shown = {shortened(name): short_cells(values) for name, values in columns.items()}
+    shown = {as_shown(name): short_cells(values) for name, values in columns.items()}
     return st.dataframe(shown, hide_index=True, placeholder=MISSING, **options)
 
 
 def short_cells(values: Sequence[Any]) -> list[Any]:
-    """Return the cells of a column, long texts shortened."""
-    return [shortened(value) if isinstance(value, str) else value for value in values]
+    """Return the cells of a column, texts as pages show them."""
+    return [as_shown(value) if isinstance(value, str) else value for value in values]
 
 
 def show_problem(text: str) -> None:
