@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from anodetect.commands import terminal
+from anodetect.commands.inspect import inspect, inspection_text
 from anodetect.data.scan import scan
 from anodetect.errors import DataError
 from anodetect.files import as_code, as_shown, printable, shortened
@@ -53,20 +54,36 @@ def test_a_figure_has_the_name_as_it_is(name):
     assert "<script" not in page
 
 
+def test_a_line_end_in_a_name_begins_no_message(tmp_path, monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(terminal, "screen", Console(file=stream, width=80))
+    reporter = terminal.RichReporter()
+    reporter.say("lot\nrecord complete")
+    reporter.warn("lot\nrecord complete")
+    said = ["lot\\nrecord complete", "warning: lot\\nrecord complete"]
+    assert stream.getvalue().splitlines() == said
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "manifest.csv").write_text('path,label,kind\na.png,0,"ok\nkept for tests: 9"\n')
+    text = inspection_text(inspect(str(tmp_path)))
+    assert "(ok\\nkept for tests: 9 1)" in text
+    assert not any(line.startswith("kept for tests") for line in text.splitlines())
+
+
 def test_a_page_shows_what_turns_text_as_an_escape():
     template = report.environment().from_string("<td>{{ name }}</td>{{ svg }}")
     page = template.render(name="<\u202egnp.exe\x1b", svg=Markup("<svg>\u202e</svg>"))
     assert page == "<td>&lt;\\u202egnp.exe\\x1b</td><svg>\u202e</svg>"
 
 
-@pytest.mark.parametrize("value", ["a\nrecord complete", "a\tb", "\x1b[31m", "\x9b2J"])
-@pytest.mark.parametrize("column", ["group", "kind", "scanner"])
-def test_a_manifest_holds_no_control_characters_but_in_paths(tmp_path, column, value):
+@pytest.mark.parametrize("value", ["\x1b[31m", "\x9b2J", "a\x08"])
+@pytest.mark.parametrize("column", ["group", "kind", "acquired"])
+def test_what_the_record_has_of_a_manifest_holds_no_control_characters(tmp_path, column, value):
     name = "x\ny.png"
     Image.new("L", (8, 8)).save(tmp_path / name)
     file = tmp_path / "manifest.csv"
     with file.open("w", newline="") as stream:
-        csv.writer(stream).writerows([["path", column], [name, "fine \u202e"]])
+        csv.writer(stream).writerows([["path", column], [name, "two\nlines \u202e"]])
     assert [record.id for record in scan(tmp_path).records] == ["x%0Ay.png"]
     with file.open("w", newline="") as stream:
         csv.writer(stream).writerows([["path", column], [name, value]])

@@ -192,7 +192,10 @@ LISTED = [("a/0.png", "train", 0, "p1"), ("a/1.png", "test", 1, "p2")]
         "\n\npath,split,label,group\ra/0.png,train,0,p1\ra/1.png,test,1,p2\r",
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"],
+)
 def test_a_manifest_as_people_and_spreadsheets_write_it(tmp_path, save_png, text, encoding):
     for name in ("a/0.png", "a/1.png"):
         save_png(name, PIXELS)
@@ -225,6 +228,16 @@ def test_a_column_beside_the_one_it_resembles_is_another(tmp_path):
 def test_a_manifest_that_is_neither_utf8_nor_utf16_names_the_line(tmp_path):
     (tmp_path / "manifest.csv").write_bytes("path\na.png\nb\u00e9.png\n".encode("cp1252"))
     with pytest.raises(DataError, match="line 3: not UTF-8; save it as CSV UTF-8"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_a_manifest_with_nul_characters_names_the_line(tmp_path, encoding):
+    (tmp_path / "manifest.csv").write_bytes("path\na.png\nb\0.png\n".encode(encoding))
+    with pytest.raises(DataError, match="line 3: holds a NUL character"):
+        scan(tmp_path)
+    (tmp_path / "manifest.csv").write_bytes(bytes(200))
+    with pytest.raises(DataError, match="line 1: holds a NUL character"):
         scan(tmp_path)
 
 

@@ -66,7 +66,8 @@ def run(out: Path, *, quick: bool, reporter: Reporter) -> DemoResult:
 
     rows, commands = [], []
     for detector in DETECTORS:
-        reporter.say(f"\n{detector}")
+        reporter.say("")
+        reporter.say(detector)
         values = QUICK.get(detector, {}) if quick else {}
         run_path, score_path = out / "runs" / detector, out / "scores" / detector
         heatmaps = ("tiff", "png") if detector == SHOWN else ()

@@ -368,7 +368,8 @@ def inspection_text(inspection: Inspection) -> str:
         modality = f"{row.modality} {row.views}".strip()
         grid.add_row(row.folder, *cells, row.channels, row.bits, modality, place)
 
-    lines = [*inspection.summary, "", drawn(grid)]
+    lines = [line.replace("\n", "\\n") for line in inspection.summary]
+    lines += ["", drawn(grid)]
     if len(inspection.rows) > SHOWN:
         lines.append(f"… and {len(inspection.rows) - SHOWN} more; --json lists all")
     for row in inspection.rows:

@@ -40,10 +40,10 @@ class RichReporter:
         self.last = 0.0
 
     def say(self, text: str) -> None:
-        _print(text)
+        _print(_in_one_line(text))
 
     def warn(self, text: str) -> None:
-        _print(f"warning: {text}", "yellow")
+        _print(f"warning: {_in_one_line(text)}", "yellow")
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         task, note = printable(task), printable(note)
@@ -94,6 +94,11 @@ def replace_what_cannot_be_printed() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+def _in_one_line(text: str) -> str:
+    """Return a message whose names hold no line ends: what follows one would pass for a message."""
+    return text.replace("\n", "\\n")
 
 
 def print_error(text: str) -> None:

@@ -1,9 +1,9 @@
 """A table in a text file, as people and spreadsheets write it: the separators, the spelling of the
 header and the encoding are found out, and empty lines do not count."""
 
-import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 SEPARATORS = ",;\t|"
 SHOWN = 60  # characters of a first line in a message
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# The encoding of a text by how it begins: with its mark, or with a letter of one byte. The longer
+# marks are first.
+BEGINNINGS = (
+    (re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff"), "utf-32"),
+    (re.compile(rb"\xff\xfe|\xfe\xff"), "utf-16"),
+    (re.compile(rb"[^\0]\0\0\0"), "utf-32-le"),
+    (re.compile(rb"\0\0\0[^\0]"), "utf-32-be"),
+    (re.compile(rb"[^\0]\0"), "utf-16-le"),
+    (re.compile(rb"\0[^\0]"), "utf-16-be"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,15 +68,27 @@ def lines_of(
 
 
 def _text(file: Path) -> str:
-    """Return a file's text; DataError if it is neither UTF-8 nor, with its mark, UTF-16."""
+    """Return a file's text; DataError if it is none in UTF-8, UTF-16 or UTF-32, or holds NUL."""
     try:
         content = file.read_bytes()
-        return content.decode("utf-16" if content.startswith(UTF16) else "utf-8-sig")
+        text = content.decode(_encoding(content))
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or 'unreadable'}") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{file}, line {line}: not UTF-8; save it as CSV UTF-8") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(f"{file}, line {line}: holds a NUL character; save it as CSV UTF-8")
+    return text
+
+
+def _encoding(content: bytes) -> str:
+    """Return the encoding of a text by its first bytes."""
+    for beginning, encoding in BEGINNINGS:
+        if beginning.match(content):
+            return encoding
+    return "utf-8-sig"
 
 
 def _reader(text: str, wanted: Sequence[str]) -> "Reader":

@@ -58,7 +58,8 @@ MAY_BE_EMPTY = {
 
 
 FILES = ("path", "mask", "foreground")  # columns that name files
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+SHOWN = ("group", "kind", "study", "acquired")  # columns that the record has, too
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # but tabs and line ends
 
 
 def is_manifest(name: str) -> bool:
@@ -234,13 +235,13 @@ def _check_row(folder: Path, row: Mapping[str, str], where: str, follow_symlinks
 
 
 def _check_texts(row: Mapping[str, str], where: str) -> None:
-    """Raise DataError for a control character, such as the end of a line, in a value that is no
-    path: it would be shown as text of ours."""
-    for column, value in row.items():
-        if column not in (*FILES, CHANNELS) and CONTROL.search(value):
+    """Raise DataError for a control character in a value that the record has, too, whose tables
+    people print on terminals."""
+    for column in SHOWN:
+        value = row.get(column, "")
+        if CONTROL.search(value):
             raise DataError(
-                f"{where}: {column} {value!r} holds a tab, a line end or another control "
-                "character; write it without"
+                f"{where}: {column} {value!r} holds a control character; write it without"
             )
 
 
@@ -279,8 +280,6 @@ def _check_inside(folder: Path, name: str, where: str, follow_symlinks: bool) ->
     absolute = "\\" in name and bool(windows.drive or windows.root)
     if leads_out(name) or absolute:
         raise DataError(f"{where}: {name!r} leads out of the folder; paths are relative to it")
-    if "\0" in name:
-        raise DataError(f"{where}: the path holds a NUL character")
     if ("*" in name or "?" in name) and not (folder / name).exists():
         raise DataError(f"{where}: {name!r} is a pattern; list each file in a line of its own")
     if not follow_symlinks and not is_below(folder / name, folder):
@@ -299,7 +298,7 @@ class NamesOnDisk:
 
     def of(self, name: str) -> str:
         """Return a path as it is on the disk, or as it is given if there is no such file."""
-        if not name or leads_out(name) or "\0" in name or (self.folder / name).exists():
+        if not name or leads_out(name) or (self.folder / name).exists():
             return name
         windows = PureWindowsPath(name)
         if "\\" in name and not (windows.drive or windows.root):
