@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anodetect.commands import options, terminal
-from anodetect.errors import AnodetectError, ConfigError, DataError, one_line
+from anodetect.commands.stopping import sigterm_as_interrupt
+from anodetect.errors import AnodetectError, ConfigError, DataError, Interrupted, one_line
 from anodetect.files import printable
 from anodetect.words import amount
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from anodetect.commands.inputs import Inputs
     from anodetect.data.reading import Reading
 
+STOPPED = "stopped, and nothing is left half-written; give the same command again"
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -895,9 +897,16 @@ def main() -> None:
     """Run the command line. Errors are printed in one line; exit codes are 0, 1, 2 and 130."""
     terminal.replace_what_cannot_be_printed()
     try:
-        app()
+        with sigterm_as_interrupt():
+            app()
     except AnodetectError as error:
         _fail(error, error.exit_code)
+    except KeyboardInterrupt:
+        _fail(Interrupted(STOPPED), Interrupted.exit_code)
+    except SystemExit as leave:
+        if leave.code == Interrupted.exit_code:  # what typer makes of a KeyboardInterrupt
+            _fail(Interrupted(STOPPED), Interrupted.exit_code)
+        raise
     except ImportError as error:
         _fail(ConfigError(f"a package is missing or damaged: {error.name or 'unknown'}"), 2)
     except BrokenPipeError:

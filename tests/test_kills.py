@@ -3,9 +3,11 @@
 import errno
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 import tempfile
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import pytest
 from filelock import FileLock
 
 import anodetect
-from anodetect import files
+from anodetect import cli, files
 from anodetect.commands import forget as forgetting
 from anodetect.commands.forget import forget
 from anodetect.commands.report import report
 from anodetect.commands.reviews import export
+from anodetect.commands.stopping import sigterm_as_interrupt
 from anodetect.errors import DiskFullError, RunError
 from anodetect.imaging.batch_files import BatchWriter
 from anodetect.output import report as score_report
@@ -29,6 +32,8 @@ from anodetect.types import Silent
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no signal kills a process there")
 
 
+TRAIN = "train {in}/more -d pca --folds 0 --set components=3 --out {out}"
+CALIBRATE = "calibrate {run} {in}/more/train --out {out}"
 NAMES = ("train", "calibrate", "merge", "report", "forget", "review", "maps", "study", "watch")
 NAMES += ("reviews-export", "serve")
 
@@ -292,3 +297,57 @@ def test_only_errors_of_file_systems_that_cannot_flush_are_passed_over(tmp_path,
             continue
         with pytest.raises(RunError, match="a: cannot be written"):
             files.sync_tree(tmp_path)
+
+
+# -- Stopped ---------------------------------------------------------------------------------------
+
+
+def test_sigterm_ends_a_block_as_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
+        stop()
+    assert signal.getsignal(signal.SIGTERM) is before is signal.SIG_DFL
+    with sigterm_as_interrupt(), sigterm_as_interrupt():
+        assert callable(signal.getsignal(signal.SIGTERM))
+
+
+def stop(*arguments, **options):
+    """Stop this process as systems do that shut down."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+
+@pytest.mark.parametrize(
+    ("where", "arguments", "said"),
+    [
+        ("anodetect.engines.worker.score_records", "score {run} {in}/more --out {out}", "--resume"),
+        ("anodetect.commands.score.finish", "score {run} {in}/more --out {out}", "--resume"),
+        ("anodetect.commands.score.collect", "score {run} {in}/more --out {out}", "the same"),
+        ("anodetect.output.report.write", "merge {in}/part1 {in}/part2 --out {out}", "the same"),
+        ("anodetect.commands.train.calibrate_model", TRAIN, "the same"),
+        ("anodetect.commands.calibrate.calibrate_model", CALIBRATE, "the same"),
+    ],
+)
+def test_a_command_that_is_stopped_goes_on_or_leaves_nothing(
+    inputs, tmp_path, monkeypatch, capfd, where, arguments, said
+):
+    places = {"run": inputs / "run", "in": inputs, "out": tmp_path / "out"}
+    given = [each.format(**places) for each in arguments.split()]
+    monkeypatch.setattr(sys, "argv", ["anodetect", *given])
+    with monkeypatch.context() as patch:
+        patch.setattr(where, stop)
+        with pytest.raises(SystemExit) as leave:
+            cli.main()
+    assert leave.value.code == 130
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("anodetect: stopped") and said in last
+    assert not list(tmp_path.rglob(".writing*"))
+    if given[0] != "train":  # which leaves its log
+        assert not list(tmp_path.glob("*.partial"))
+
+    again = ["--resume"] if given[0] == "score" else []
+    monkeypatch.setattr(sys, "argv", ["anodetect", *given, *again])
+    with pytest.raises(SystemExit) as leave:
+        cli.main()
+    assert leave.value.code in (0, None), capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -69,6 +69,7 @@ from anodetect.words import amount, first_of
 
 ENGINES = {"local": "anodetect.engines.local:engine", "ray": "anodetect.engines.cluster:engine"}
 PROMPT = 1.0  # seconds after which finished files go to the journal
+GOES_ON = "the same command with --resume goes on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,9 +308,11 @@ def _false_alarm_rate(far: float | None, fdr: float | None) -> float:
 
 @contextmanager
 def _resumable(command: Sequence[str]) -> Iterator[None]:
-    """Say, where the disk is full, what goes on when there is room again."""
+    """Say how to go on where scoring is stopped, or the disk is full."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {GOES_ON}") from None
     except DiskFullError as error:
         again = shlex.join(part for part in command if part != "--resume")
         raise DiskFullError(
@@ -551,7 +554,7 @@ def _score_all(
     except KeyboardInterrupt:
         files = amount(len(records), "file")
         raise Interrupted(
-            f"stopped after {progress.count} of {files}; the same command with --resume goes on"
+            f"stopped after {progress.count} of {files}; {GOES_ON}"
         ) from None
     return Speed(progress.count - len(done), started, time.monotonic() - started)
 

@@ -31,7 +31,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from anodetect.config import canonical
-from anodetect.errors import DiskFullError, RunError, one_line
+from anodetect.errors import DiskFullError, Interrupted, RunError, one_line
 from anodetect.files import (
     FULL,
     refuse_strange,
@@ -346,6 +346,8 @@ def begin(path: Path, *, resume: bool) -> Iterator[Path]:
             raise write_error(workdir, error, _hint(workdir)) from None
         if isinstance(error, DiskFullError):
             raise DiskFullError(f"{error}{_hint(workdir)}") from None
+        if isinstance(error, KeyboardInterrupt) and checkpoints(workdir):
+            raise Interrupted("stopped; the same command with --resume goes on") from None
         raise
     finally:
         lock.release()
