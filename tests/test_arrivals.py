@@ -156,6 +156,28 @@ def test_a_file_is_taken_when_it_no_longer_changes(tmp_path):
     assert not folder.done  # or a day of images would stay in memory
 
 
+def test_what_a_disk_held_that_was_away_is_not_taken_again(tmp_path):
+    watched, taken = tmp_path / "watched", []
+    watched.mkdir()
+    (watched / "a").write_bytes(b"a")
+    folder = WatchedFolder(watched, lambda file: taken.append(file.name))
+    for _ in range(2):
+        folder.look()
+    for empty in (False, True):
+        watched.rename(tmp_path / "away")
+        if empty:
+            watched.mkdir()
+        for _ in range(2):
+            folder.look()
+        if empty:
+            watched.rmdir()
+        (tmp_path / "away").rename(watched)
+        (watched / f"new{empty}").write_bytes(b"b")
+        for _ in range(2):
+            folder.look()
+    assert taken == ["a", "newFalse", "newTrue"]
+
+
 def test_a_file_that_is_closed_or_moved_is_taken_at_once(tmp_path):
     taken = []
     folder = WatchedFolder(tmp_path, lambda file: taken.append(file.read_bytes()))

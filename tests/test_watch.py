@@ -233,6 +233,59 @@ def test_rows_that_can_no_longer_be_read_are_scored_again(pca_run, files, tmp_pa
     assert any(text in line for line in said.lines)
 
 
+def wait_for(condition):
+    """Wait at most a minute."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def when_watching(action):
+    """Act when a folder is watched; return the reporter that is told of it."""
+    said = Said()
+
+    def act():
+        wait_for(lambda: any(line.startswith("watching") for line in said.lines))
+        action(said)
+
+    threading.Thread(target=act, daemon=True).start()
+    return said
+
+
+def test_a_folder_that_is_away_for_a_while_is_not_scored_again(pca_run, files, tmp_path):
+    folder, out, away = tmp_path / "in", tmp_path / "out", tmp_path / "away"
+    folder.mkdir()
+    for file in files[:2]:
+        shutil.copy(file, folder)
+
+    gone = f"{folder} is no longer there; waiting until it is back"
+
+    def unmount(said):
+        wait_for(lambda: (out / "taken.jsonl").read_bytes().count(b"\n") == 2)
+        folder.rename(away)
+        wait_for(lambda: gone in said.lines)
+        away.rename(folder)
+        shutil.copy(files[2], folder)
+
+    said = when_watching(unmount)
+    result, _ = watched(pca_run, folder, out, 3, reporter=said)
+    assert result.scored == 3
+    assert gone in said.lines
+
+    folder.rename(away)
+    folder.mkdir()  # as a place without its disk
+
+    def mount(said):
+        time.sleep(0.5)
+        folder.rmdir()
+        away.rename(folder)
+        time.sleep(0.5)
+        shutil.copy(files[3], folder)
+
+    assert watched(pca_run, folder, out, 1, reporter=when_watching(mount))[0].scored == 1
+    assert sorted(row.path for row in rows_of(out)) == sorted(file.name for file in files[:4])
+
+
 def test_a_name_that_comes_again_is_another_row(pca_run, files, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()

@@ -158,12 +158,16 @@ def watch(
         reporter.say(f"watching {folder}")
 
         due = 0.0  # of time.monotonic(), when to look at the whole folder
+        was_there = True
         while not stop.is_set():
             if time.monotonic() >= due:
                 began = time.monotonic()
                 looks.look()
                 took = time.monotonic() - began
                 due = time.monotonic() + max(LOOK, took / LOOK_SHARE)
+                if was_there and not folder.is_dir():
+                    reporter.warn(f"{folder} is no longer there; waiting until it is back")
+                was_there = folder.is_dir()
             for file in closed.wait(PAUSE):
                 looks.closed(file)
             watching.close_if_due()
@@ -182,6 +186,15 @@ def _locked(out: Path) -> FileLock:
     except OSError as error:
         raise RunError(f"{out}: cannot be used ({error.strerror})") from None
     return lock
+
+
+def _place_of(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another that stands in its place; None if it is not there."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class Watching:
@@ -213,6 +226,7 @@ class Watching:
         self.taken = LineFile(self.out / TAKEN, holds(TAKEN_LINE))
         self.taken.open()
         self.done = self._done_before()
+        self.place = _place_of(folder)
         try:
             self._recover()
         except BaseException:
@@ -351,7 +365,8 @@ class Watching:
             if name == record.task.out.name and path not in record.names:
                 lost += 1
                 file = os.fspath(self.folder / path_of(taken.name))
-                again += self.done.pop(file, None) is not None
+                stamp = self.done.pop(file, None)
+                again += stamp is not None and stamp_of(Path(file)) == stamp
         if lost:
             self.reporter.warn(
                 f"{record.task.out.name}: {lost} rows can no longer be read; {again} of their "
@@ -377,21 +392,21 @@ class Watching:
     # -- What was done before ----------------------------------------------------------------------
 
     def _done_before(self) -> dict[str, Stamp]:
-        """Return the files that are as they were when they were scored."""
+        """Return the files that were scored, each as it was then."""
         done = {}
         for taken in read_taken(self.taken):
             file = self.folder / path_of(taken.name)
-            stamp = taken.size, taken.mtime_ns
-            if stamp_of(file) == stamp:
-                done[os.fspath(file)] = stamp
+            done[os.fspath(file)] = taken.size, taken.mtime_ns
         return done
 
     def _shorten_taken(self) -> None:
-        """Forget the files that are no longer in the folder."""
+        """Forget the files that are no longer in the folder, but not where its disk is away."""
         kept = []
         for taken in read_taken(self.taken):
             if (self.folder / path_of(taken.name)).exists():
                 kept.append(TAKEN_LINE.dump_json(taken) + b"\n")
+        if not kept and _place_of(self.folder) != self.place:
+            return
         self.taken.close()
         write_atomic(self.out / TAKEN, b"".join(kept))
         self.taken.open()

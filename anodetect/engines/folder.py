@@ -28,6 +28,7 @@ class WatchedFolder:
     Files stay where they are. Hidden files, and links that lead out, are not looked at. A file for
     which `take` raises OSError or RunError, as where there is no room, is handed over again, and
     one for which it raises ImageError only when it changes. `done` has what was handed over before.
+    A folder with nothing in it may be that of a disk which is away: then nothing is forgotten.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class WatchedFolder:
             seen[name] = stamp
             if self.before.get(name) == stamp and self._take(file, stamp):
                 present[name] = stamp
-        self.before, self.done = seen, present
+        if seen or present:
+            self.done = present
+        self.before = seen
 
     def closed(self, file: Path) -> None:
         """Take a file that whoever wrote it has closed, unless that was done."""
