@@ -183,6 +183,30 @@ def test_copies_stay_on_one_side_of_a_split(trained):
     assert len({row.pixels_sha256 for row in rows.values()}) == 30
 
 
+def test_of_few_images_copies_do_not_count(tmp_path):
+    normals = images(20, 1)
+    write(tmp_path / "data", normals[:19])
+    for number in range(3):
+        write(tmp_path / "data", normals[:5], ".bmp", 100 * (number + 1))
+    heard, values = Heard(), {"components": 4}
+    with pytest.raises(DataError, match="19 normal images are too few"):
+        anodetect.train(str(tmp_path / "data"), "pca", tmp_path / "run", reporter=heard)
+    said = "15 images are exact copies of others, pixel by pixel; so few images count once each"
+    assert said in heard.warnings
+
+    few = tmp_path / "few"
+    anodetect.train(str(tmp_path / "data"), "pca", few, values=values, allow_few=True)
+    assert len(runs.read_manifest(few)) == 19 and not len(runs.read(few).calibration.scores)
+    write(tmp_path / "data", normals[19:], start=19)
+    anodetect.train(str(tmp_path / "data"), "pca", tmp_path / "run", values=values)
+    assert len(runs.read_manifest(tmp_path / "run")) == 35
+
+    write(tmp_path / "new", images(19, 5))
+    write(tmp_path / "new", images(2, 5), ".bmp")
+    with pytest.raises(DataError, match="19 normal images are too few to calibrate with"):
+        anodetect.calibrate(tmp_path / "run", str(tmp_path / "new"), tmp_path / "again")
+
+
 def test_a_copy_in_the_test_part_is_a_leak(tmp_path):
     normals = images(22, 1)
     write(tmp_path / "train/good", normals)

@@ -171,11 +171,12 @@ def usable_normals(
 ) -> Normals:
     """Read all normals of a data set and return those that can be used.
 
-    Copies of an image are merged into one group. The plane that volumes are sliced along becomes
-    that of `preprocess`, which also learns whether all volumes have fixed units. What is decoded
-    goes into `scratch` and `samples`. Raises DataError if a group, the same bytes or the same
-    pixels are also among the test files that the data set names, if volumes lie in different
-    planes, if nothing can be read, or if all images are the same.
+    Copies of an image are merged into one group, and of few images they are left out. The plane
+    that volumes are sliced along becomes that of `preprocess`, which also learns whether all
+    volumes have fixed units. What is decoded goes into `scratch` and `samples`. Raises DataError if
+    a group, the same bytes or the same pixels are also among the test files that the data set
+    names, if volumes lie in different planes, if nothing can be read, or if all images are the
+    same.
     """
     normals = dataset.training()
     left_out = [LeftOut(each.name, each.reason) for each in dataset.problems]
@@ -217,12 +218,7 @@ def usable_normals(
         reason = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
         raise DataError(f"{dataset.root}: no readable normal image among {len(normals)}{reason}")
 
-    usable, copies = split.merge_duplicates(usable, [pixels[record.id] for record in usable])
-    if copies and len(usable) == copies + 1:
-        raise DataError(f"{dataset.root}: all {len(usable)} normal images are one, pixel by pixel")
-    if copies:
-        images = amount(copies, "image is an exact copy", "images are exact copies")
-        reporter.warn(f"{images} of others, pixel by pixel; copies stay on one side of the split")
+    usable = _without_too_many_copies(dataset, usable, pixels, reporter)
     if unnamed := warning_of(record.group for record in normals):
         reporter.warn(unnamed)
     warn_of(left_out, reporter)
@@ -236,6 +232,28 @@ def _refuse_exported(loaded: LoadedVolume, preprocess: Preprocess) -> None:
             f"exported says how images were made of volumes, but {loaded.record.id} is a volume; "
             "leave it out"
         )
+
+
+def _without_too_many_copies(
+    dataset: Dataset, usable: list[Record], pixels: Mapping[str, str], reporter: Reporter
+) -> list[Record]:
+    """Return the usable normals with those of the same pixels in one group, of fewer different ones
+    than `split.MINIMUM` each once; DataError if all are one."""
+    usable, copies = split.merge_duplicates(usable, [pixels[record.id] for record in usable])
+    if not copies:
+        return usable
+    if len(usable) == copies + 1:
+        raise DataError(f"{dataset.root}: all {len(usable)} normal images are one, pixel by pixel")
+
+    first: dict[str, str] = {}
+    for record in usable:
+        first.setdefault(pixels[record.id], record.id)
+    different = [record for record in usable if first[pixels[record.id]] == record.id]
+    are_few = len(different) < split.MINIMUM
+    what = "so few images count once each" if are_few else "copies stay on one side of the split"
+    images = amount(copies, "image is an exact copy", "images are exact copies")
+    reporter.warn(f"{images} of others, pixel by pixel; {what}")
+    return different if are_few else usable
 
 
 def warn_of(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
