@@ -100,6 +100,23 @@ def test_in_doubt_inspect_says_why_and_training_refuses(tmp_path):
     assert {row.path.split("/")[0] for row in runs.read_manifest(tmp_path / "run")} == {"ok"}
 
 
+def test_files_that_a_manifest_lists_and_that_are_not_there_are_named(tmp_path):
+    synthetic.write(tmp_path, train=8, test=1, size=32)
+    names = [f"train/good/{number:04}.png" for number in range(8)]
+    lines = ["path,label,mask", *[f"{name},0," for name in names], "train/good/0000x.png,0,"]
+    lines.append("test/defect/0000.png,1,none/0.png")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    assert (tmp_path / "test/defect/0000.png").exists() and (tmp_path / names[7]).exists()
+    said = command.inspect(str(tmp_path)).summary
+    missing = "missing: 2 files that manifest.csv lists: train/good/0000x.png, none/0.png"
+    assert missing in said
+    plan = CalibrationPlan("pca", allow_few=True)
+    assert missing in command.inspect(str(tmp_path), plan=plan).summary
+
+    (tmp_path / "manifest.csv").write_text("\n".join(lines[:9]))
+    assert not any("missing" in line for line in command.inspect(str(tmp_path)).summary)
+
+
 def test_one_run_for_each_data_set(tiles, tmp_path):
     for name in ("bolt", "nut"):
         shutil.copytree(tiles, tmp_path / "all" / name)

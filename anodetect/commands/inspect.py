@@ -22,6 +22,7 @@ from anodetect.commands.fold_plan import (
 from anodetect.commands.texts import drawn
 from anodetect.data import cards, split
 from anodetect.data.channels import Channels
+from anodetect.data.manifest import is_manifest
 from anodetect.data.named_images import MASKS
 from anodetect.data.patients import line_of_notes, warning_of
 from anodetect.data.reading import AS_IT_IS, Reading
@@ -31,13 +32,13 @@ from anodetect.data.series import uneven_slices
 from anodetect.data.volume_headers import note_of_record
 from anodetect.detectors import RECOMMENDED
 from anodetect.errors import ConfigError, DataError
-from anodetect.files import printable, write_atomic
+from anodetect.files import printable, relative_text, write_atomic
 from anodetect.imaging.preprocess import Preprocess, PreprocessConfig
 from anodetect.imaging.tiling import refuse_large_tile
 from anodetect.model.input_facts import InputFacts, facts_of
 from anodetect.model.loading import Failed, LoadedImage, LoadedVolume, load
 from anodetect.output.pictures import contrast, grey, png
-from anodetect.words import amount
+from anodetect.words import amount, first_of
 
 LOOKED_AT = 5  # files of a folder that are opened
 SHOWN = 40  # rows that are printed
@@ -151,6 +152,7 @@ def inspect(
         passed_over=dict(reasons(dataset.passed_over)),  # asdict spoils a Counter
         summary=(
             *summary(dataset, folds),
+            *_missing_line(dataset),
             *planned,
             *_uneven_line(rows),
             *_note_line(dataset, notes),
@@ -343,6 +345,23 @@ def _note_line(dataset: Dataset, opened: Mapping[str, str]) -> list[str]:
         notes[record.id] = "; ".join(filter(None, (record.note, found)))
     noted = line_of_notes(notes)
     return [noted] if noted else []
+
+
+def _missing_line(dataset: Dataset) -> list[str]:
+    """Return one line that says which files of a manifest are not there, [] if all are."""
+    if not is_manifest(dataset.layout):
+        return []
+    missing = []
+    for record in dataset.records:
+        named = [record.path, *record.masks, record.foreground]
+        named += [channel.path for channel in record.channels]
+        for path in dict.fromkeys(named):
+            if path is not None and not path.exists():
+                missing.append(relative_text(path, dataset.root))
+    if not missing:
+        return []
+    files = amount(len(missing), "file")
+    return [f"missing: {files} that {dataset.layout} lists: {first_of(missing)}"]
 
 
 def _view(record: Record) -> str:

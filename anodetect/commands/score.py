@@ -553,9 +553,7 @@ def _score_all(
                 progress.add(entry, known.get(entry.row.path), scored)
     except KeyboardInterrupt:
         files = amount(len(records), "file")
-        raise Interrupted(
-            f"stopped after {progress.count} of {files}; {GOES_ON}"
-        ) from None
+        raise Interrupted(f"stopped after {progress.count} of {files}; {GOES_ON}") from None
     return Speed(progress.count - len(done), started, time.monotonic() - started)
 
 
