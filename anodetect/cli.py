@@ -912,7 +912,16 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        _fail(DataError(f"{error.filename or 'the system'}: {one_line(error)}"), 2)
+        _fail(DataError(f"{error.filename or _place_of_error()}: {one_line(error)}"), 2)
+
+
+def _place_of_error() -> str:
+    """Return where the system failed that names no file: often the working folder was removed."""
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder is gone, change to another one"
+    return "the system"
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -416,6 +416,8 @@ def test_a_file_that_cannot_be_written_for_another_reason_is_a_row_with_the_reas
         (["score", "{run}", "{none}", "--out", "{out}", "--sign", "{none}"], "no usable private"),
         (["score", "{run}", "{none}", "--out", "{out}", "--shard", "3/2"], "--shard 3/2"),
         (["score", "{run}", "{none}", "--out", "{run}"], "not an empty folder"),
+        (["score", "{run}", "{none}", "--out", "{file}/s"], "cannot be made, as"),
+        (["sample", "{run}", "--out", "{file}/s"], "cannot be made, as"),
         (["train", "{none}", "-d", "pca", "--out", "{run}"], "already exists"),
         (["train", "{none}", "-d", "pca", "--out", "{file}/run"], "cannot be made (Not a dir"),
         (["benchmark", "{none}", "--detectors", "pca", "--out", "{file}"], "cannot be made (File"),
@@ -464,6 +466,34 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_an_image_is_read(
     ):
         with pytest.raises(RunError, match=r"out.*cannot be made \(Permission denied\)"):
             write()
+
+
+def test_no_folder_is_taken_that_may_not_be_written(tmp_path, monkeypatch):
+    """Root may write everywhere, so the system's answer is simulated."""
+    files.refuse_unwritable(tmp_path / "a/b")
+    files.refuse_unwritable(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    for folder in (tmp_path, tmp_path / "a/b"):
+        with pytest.raises(RunError, match=f"no file may be made in {tmp_path}"):
+            files.refuse_unwritable(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_working_folder_that_is_gone_is_said_to_be(tmp_path, monkeypatch, capfd):
+    def fail(*arguments, **options):
+        Path.cwd()
+
+    monkeypatch.setattr("anodetect.commands.detectors.listing", fail)
+    monkeypatch.setattr(sys, "argv", ["anodetect", "detectors"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as leave:
+        cli.main()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert leave.value.code == 2
+    assert line.startswith("anodetect: the working folder is gone, change to another one")
 
 
 def test_the_cpu_needs_no_torch_to_be_a_device():

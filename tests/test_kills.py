@@ -18,6 +18,7 @@ from filelock import FileLock
 import anodetect
 from anodetect import cli, files
 from anodetect.commands import forget as forgetting
+from anodetect.commands import maps as remaking
 from anodetect.commands.forget import forget
 from anodetect.commands.report import report
 from anodetect.commands.reviews import export
@@ -297,6 +298,14 @@ def test_only_errors_of_file_systems_that_cannot_flush_are_passed_over(tmp_path,
             continue
         with pytest.raises(RunError, match="a: cannot be written"):
             files.sync_tree(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_maps_are(inputs, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(remaking, "_worker", lambda *given: pytest.fail("a model was loaded"))
+    path = directories.read(inputs / "part1").rows[0].path
+    with pytest.raises(RunError, match=r"cannot be made, as .*file is no folder; choose another"):
+        remaking.maps(inputs / "part1", [path], out=tmp_path / "file/maps")
 
 
 # -- Stopped ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from anodetect.commands.recorded_maps import CLOSE
 from anodetect.commands.rescore import RecordFinder, scored_again
 from anodetect.engines.worker import Task, Worker
 from anodetect.errors import ImageError, RunError, nearest
-from anodetect.files import is_below, path_or_none, path_text
+from anodetect.files import is_below, path_or_none, path_text, refuse_unwritable
 from anodetect.imaging.regions import roi_of
 from anodetect.model.scoring import ScoredImage, ScoredVolume
 from anodetect.output.formats import DEFAULT
@@ -66,6 +66,7 @@ def maps(
     out = path_or_none(out) or made_maps.folder_of(scored.path)
     if is_below(out, scored.path):
         raise RunError(f"{out} lies in {scored.path}, whose record has no room for more files")
+    refuse_unwritable(out)
     root = place(data or scored.audit.root)
     rows = [_row_named(scored, name, root) for name in dict.fromkeys(paths)]
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from anodetect.data.records import Record
 from anodetect.errors import AnodetectError, ConfigError, ImageError
-from anodetect.files import write_atomic
+from anodetect.files import refuse_unwritable, write_atomic
 from anodetect.imaging.planes import split
 from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
@@ -57,7 +57,8 @@ def sample(
     ImageError if the file holds none.
     """
     if out.exists():
-        raise ConfigError(f"{out}: exists already")
+        raise ConfigError(f"{out}: exists already; choose another --out")
+    refuse_unwritable(out)
     model = Model.load(runs.read(run), device)
     made = make_images(model, count, seed=seed, start=None if start is None else _image(start))
 

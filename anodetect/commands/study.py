@@ -125,8 +125,7 @@ def export(directory: Path, out: Path) -> StudyExport:
     if fault := study.fault(made, kept, rows):
         raise RunError(f"{directory / reviews.FILE}: {fault}")
 
-    directories.refuse_used(out)
-    out.mkdir(parents=True, exist_ok=True)
+    directories.prepare(out)
     table = readings.table(made, scored.rows, given)
     results = readings.results(made, scored.rows, given)
     write_table(out / Path(TABLE).stem, to_table(table, ReadingRow), ("csv",))

@@ -19,7 +19,7 @@ from anodetect.data import dicom
 from anodetect.data.series import records_of
 from anodetect.data.walk import PassedOverCounts
 from anodetect.errors import ConfigError, DataError, ImageError, Interrupted, RunError
-from anodetect.files import WRITING, write_atomic
+from anodetect.files import WRITING, refuse_unwritable, write_atomic
 from anodetect.pacs.archive import Archive, ArchiveError, FoundSeries, StudyQuery
 from anodetect.pacs.instances import SUFFIX, instance_of, is_uid
 from anodetect.types import Reporter
@@ -129,6 +129,7 @@ def read_patients(file: Path) -> tuple[str, ...]:
 def pull(archive: Archive, wanted: Wanted, out: Path, reporter: Reporter) -> PullResult:
     """Fetch what is wanted and not in the folder `out` yet; DataError if the archive has nothing
     of it, ArchiveError if it stops answering. What has come stays in any case."""
+    refuse_unwritable(out)
     counts = _Counts()
     found = list(_found(archive, wanted, counts))
     if not found:
