@@ -71,8 +71,7 @@ class Line:
         pairs = replace(fit, images=fit.images[:, :2])
         line = LinearPart.learn(pairs, paired=self.paired)
         source, target = torch.from_numpy(batch.images).split(1, 1)[:2]
-        rest = torch.zeros_like(source) if self.paired else line.source(source)
-        residual = (target - line.target(source, rest)).abs()[:, 0].numpy()
+        residual = (target - line.line(source, paired=self.paired)).abs()[:, 0].numpy()
         return Scores(*finish(residual, batch.foreground, TranslateConfig().pooling))
 
 

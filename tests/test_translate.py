@@ -7,7 +7,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import anodetect
+from anodetect.commands.train import outcome_lines
 from anodetect.data import synthetic
+from anodetect.detectors.translate import LINE, NETWORK
 from anodetect.errors import ConfigError, DataError
 from anodetect.generative import diffusion
 from anodetect.generative.scores import flow, flow_steps
@@ -214,3 +216,88 @@ def test_grey_images_are_refused_before_any_training(synthetic_folder, tmp_path)
     with pytest.raises(ConfigError, match="needs images with 2 channels or more"):
         anodetect.train(str(synthetic_folder), "translate", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# -- The line that training begins with ------------------------------------------------------------
+
+
+def planted_in(tune):
+    """Copies of all images with a bright or a dark square in both channels."""
+    copies = []
+    for corner, value in ((4, 0.9), (16, -0.9)):
+        images = tune.copy()
+        images[:, :2, corner : corner + 6, 8:14] = value
+        copies.append(batch(images))
+    return PlantedCopies(tuple(copies), np.arange(len(tune)))
+
+
+@pytest.mark.parametrize("with_defects", [True, False])
+def test_training_cannot_end_worse_than_the_line_it_began_with(with_defects, tmp_path):
+    """A few steps without pairs make a translation worse than equal means and deviations."""
+    images, tune, entries = lights(150), lights(16, seed=1), []
+    images[:, 1] = np.roll(images[:, 1], 1, 0)
+    few = TINY["training"] | {"steps": 20}
+    settings = {"paired": False, "sampler_steps": 3, "training": few}
+    detector = create_detector("translate", TINY | settings)
+    planted = planted_in(tune) if with_defects else None
+    context = TrainContext(0, "cpu", tmp_path, log=entries.append, planted=lambda: planted)
+    detector.fit(batch(images), batch(tune), context=context)
+
+    (missed,) = [entry for entry in entries if "missed_by_line" in entry]
+    assert missed["missed_by_network"] > 1.2 * missed["missed_by_line"]
+    assert detector.standardizer.used() == {LINE}
+    assert auroc(detector) > 0.9
+    (said,) = outcome_lines(entries)
+    assert "the line that training began with" in said
+
+
+def test_without_a_step_of_training_the_line_counts(tmp_path):
+    detector = create_detector("translate", TINY)
+    pairs = lights(40)
+    context = TrainContext(0, "cpu", tmp_path, budget=0.01)
+    detector.fit(batch(pairs), batch(pairs[:16]), context=context)
+    assert detector.standardizer.used() == {LINE}
+    line = LinearPart.learn(batch(pairs), paired=True)
+    made = detector.score(batch(pairs[:3]), seeds=image_seeds(list(pairs[:3])))
+    source = batch(pairs[:3]).images[:, :1]
+    expected = line.target_mean + line.slope * (source - line.source_mean)
+    assert np.allclose(made.reconstruction[:, 1:2], expected, atol=1e-5)
+    assert np.array_equal(made.reconstruction[:, :1], source)
+
+
+@pytest.mark.parametrize(("wrong", "used"), [(0.02, NETWORK), (0.5, LINE)])
+def test_networks_count_where_they_miss_less_than_the_line(wrong, used, monkeypatch, tmp_path):
+    """The target is the square of the source, which no line is."""
+    source = SPREAD * normal(24, 1, 16, 16).numpy()
+    pairs = batch(np.concatenate([source, source**2], 1))
+    detector = create_detector("translate", TINY)
+    detector.linear = line = LinearPart.learn(pairs, paired=True)
+
+    def exact_but_for(unit_source, seeds):
+        s = line.source_mean + line.source_scale * unit_source
+        return line.rest(s, s.square() + wrong)
+
+    monkeypatch.setattr(detector, "_translated", exact_but_for)
+    context = TrainContext(0, "cpu", tmp_path)
+    detector.standardizer.options = detector._options(pairs, 1, context)
+    detector.standardizer.learn(
+        lambda part, seeds: detector._residuals(part, seeds)[0], pairs, context
+    )
+    made = detector.score(pairs, seeds=image_seeds(list(pairs.images)))
+    assert detector.standardizer.used() == {used}
+    expected = source**2 + wrong
+    if used == LINE:
+        expected = line.target_mean + line.slope * (source - line.source_mean)
+    assert np.allclose(made.reconstruction[:, 1:], expected, atol=1e-4)
+
+
+def test_a_trained_network_approaches_the_conditional_mean(tmp_path):
+    """The line that counts here is left aside."""
+    source = SPREAD * normal(96, 1, 16, 16).numpy()
+    target = SLOPE * source + OFFSET + REST * normal(96, 1, 16, 16, seed=1).numpy()
+    pairs = np.concatenate([source, target], 1)
+    detector = fitted(pairs[:80], tmp_path, draws=8, sampler_steps=2)
+    new = batch(pairs[80:])
+    _, translated = detector._residuals(new, image_seeds(list(new.images)))
+    error = translated[:, [NETWORK]] - (SLOPE * source[80:] + OFFSET)
+    assert np.sqrt(np.square(error).mean()) < 0.6 * REST

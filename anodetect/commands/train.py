@@ -680,6 +680,11 @@ def outcome_lines(log: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{member}the budget ended training after {entry['step']} of {entry['of_steps']} "
                 "steps; more minutes may find more"
             )
+        if entry.get("maps") == "line":
+            lines.append(
+                "what counts: the line that training began with, as the networks translate no "
+                "better; more steps may find more"
+            )
         if "left_out" in entry:
             lines.append(
                 f"{entry['member']}: left out, as the budget ended before its first step of "

@@ -18,16 +18,20 @@ their noise instead (Su et al., ICLR 2023), with half as many networks. What res
 have is learned on tune (`imaging/standardise.py`); defects for its choices are planted in the
 target only. Larger = more anomalous.
 
+Training begins with a line: that through pairs of values, or without pairs the one that gives both
+channels equal means and deviations. The networks count where they miss less of tune targets than
+the line does, unless planted defects are told better by the other of the two.
+
 Fails on what shows in both channels alike, as an image that is constant or blurred in both, and
 where the source does not determine the target. Unpaired also where what is bright in one channel is
-dark in the other, since nothing tells it so, and after little training: it starts at equal means
-and deviations of both channels, which its first steps make worse. Cost: minutes to train, 12
-passes of a network an image, without pairs 24.
+dark in the other, since nothing tells it so; after little training the line is all it has. Cost:
+minutes to train, 12 passes of a network an image, without pairs 24, none for the line.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,6 +62,7 @@ from anodetect.types import Batch, Floats, PlantedCopies, Scores, Seeds, State, 
 from anodetect.words import amount
 
 PREFIX = "net."  # of the names of weights in a stored model
+NETWORK, LINE = 0, 1  # the rows of residuals
 
 
 class TranslateConfig(StandardizerConfig):
@@ -129,7 +134,7 @@ class Translate:
         self.device = torch.device("cpu")
         self.net: Translator
         self.linear: LinearPart
-        self.standardizer = MapStandardizer(config, {"residual": [0]})
+        self.standardizer = MapStandardizer(config, {"network": [NETWORK], "line": [LINE]})
 
     # -- Training ----------------------------------------------------------------------------------
 
@@ -147,7 +152,8 @@ class Translate:
         self.standardizer.check(shape[0])
 
     def fit(self, fit: Batch, tune: Batch, *, context: TrainContext) -> None:
-        """Train the networks on fit images, then learn what residuals are on tune images."""
+        """Train the networks on fit images, then learn what residuals are on tune images, and
+        whether networks are better than the line."""
         started = time.monotonic()
         self.check(fit.images.shape[1:])
         check_fewest(fit, "a translation")
@@ -159,10 +165,13 @@ class Translate:
         net = self._build()
         self.net = net.eval().requires_grad_(False)
 
-        # Training leaves time to score tune images, and copies with defects in the target.
+        # Training leaves time to score tune images, once more than usual for the choice of a
+        # translation, and copies with defects in the target.
         planted = context.planted
         context = replace(context, planted=lambda: self._with_clean_source(planted(), tune))
-        known, context, reserve = self.standardizer.plan(self._residuals, fit, tune, context)
+        known, context, reserve = self.standardizer.plan(
+            self._residuals, fit, tune, context, more=1
+        )
         trained = optimize(
             net.requires_grad_(True),
             self._loss,
@@ -171,12 +180,30 @@ class Translate:
             context,
             device=self.device,
             reserve=reserve + time.monotonic() - started,
+            useful_untrained=True,
         )
         self.net = trained.net
+        self.standardizer.options = self._options(known, trained.steps, context)
         self.standardizer.learn(
             lambda batch, seeds: self._residuals(batch, seeds)[0], known, context
         )
         context.log(trained.facts())
+
+    def _options(self, tune: Batch, steps: int, context: TrainContext) -> dict[str, Sequence[int]]:
+        """Return the residuals that planted defects choose from, first those of the translation
+        that misses less of normal targets; without a step of training those of the line alone."""
+        if steps == 0:
+            return {"line": [LINE]}
+
+        residuals, _ = self._residuals(tune, np.arange(len(tune), dtype=np.uint64))
+        inside = residuals * tune.foreground[:, None]
+        missed = inside.sum((0, 2, 3), dtype=np.float64) / max(1, tune.foreground.sum())
+        network, line = missed.tolist()
+        context.log({"missed_by_network": network, "missed_by_line": line})
+
+        if network < line:
+            return {"network": [NETWORK], "line": [LINE]}
+        return {"line": [LINE], "network": [NETWORK]}
 
     def _build(self) -> Translator:
         config = self.config
@@ -216,24 +243,39 @@ class Translate:
 
     def score(self, batch: Batch, *, seeds: Seeds) -> Scores:
         """Return image scores, maps, and images whose target is the translated source."""
-        residuals, translated = self._residuals(batch, seeds)
+        (used,) = self.standardizer.used()
+        residuals, translated = self._residuals(batch, seeds, [used])
         reconstruction = np.array(batch.images)
-        reconstruction[:, self.config.target] = translated
+        reconstruction[:, self.config.target] = translated[:, used]
         return Scores(*self.standardizer.combine(residuals, batch), reconstruction)
 
-    def _residuals(self, batch: Batch, seeds: Seeds) -> tuple[Floats, Floats]:
-        """Return the residuals [N, 1, H, W], and the translated sources [N, H, W]."""
+    def _residuals(
+        self, batch: Batch, seeds: Seeds, rows: Collection[int] = (NETWORK, LINE)
+    ) -> tuple[Floats, Floats]:
+        """Return the residuals of network and line [N, 2, H, W], and the sources that each
+        translated, [N, 2, H, W]; both are the line's where the network is not among `rows`."""
         residuals, translated = in_device_batches(
-            self._residuals_of, batch.images, seeds, size=MICRO_BATCH, device=self.device
+            partial(self._residuals_of, rows=rows),
+            batch.images,
+            seeds,
+            size=MICRO_BATCH,
+            device=self.device,
+            owner=self,
         )
         return residuals, translated
 
     @torch.no_grad()
-    def _residuals_of(self, x: Tensor, seeds: Seeds) -> tuple[Tensor, Tensor]:
+    def _residuals_of(
+        self, x: Tensor, seeds: Seeds, rows: Collection[int]
+    ) -> tuple[Tensor, Tensor]:
         source, target = self._channels(x)
-        rest = self._translated(self.linear.source(source), seeds)
-        translated = self.linear.target(source, rest)
-        return (target - translated).abs(), translated[:, 0]
+        by_line = self.linear.line(source, paired=self.config.paired)
+        by_network = by_line
+        if NETWORK in rows:
+            rest = self._translated(self.linear.source(source), seeds)
+            by_network = self.linear.target(source, rest)
+        translated = torch.cat([by_network, by_line], 1)
+        return (target - translated).abs(), translated
 
     def _translated(self, source: Tensor, seeds: Seeds) -> Tensor:
         """Return what networks make of sources, the mean over draws where there are any."""

@@ -62,6 +62,11 @@ class LinearPart(NamedTuple):
         """Return what is left of a target, with mean 0 and variance 1."""
         return (y - self.target_mean - self.slope * (s - self.source_mean)) / self.target_scale
 
+    def line(self, s: Tensor, *, paired: bool) -> Tensor:
+        """Return the targets that no network has a part in: on the line through pairs, or without
+        pairs as many deviations from the mean as the source."""
+        return self.target(s, torch.zeros_like(s) if paired else self.source(s))
+
     def target(self, s: Tensor, rest: Tensor) -> Tensor:
         """Return the target of which `rest` is left."""
         linear = self.target_mean + self.slope * (s - self.source_mean)
