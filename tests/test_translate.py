@@ -147,17 +147,82 @@ def batch(images):
     return Batch(images.astype(np.float32), np.ones((len(images), *images.shape[2:]), bool))
 
 
-def test_a_trained_translation_approaches_the_conditional_mean(tmp_path):
-    """The mean of many draws is nearer to it than a single target is."""
-    source = SPREAD * normal(96, 1, 16, 16).numpy()
-    target = SLOPE * source + OFFSET + REST * normal(96, 1, 16, 16, seed=1).numpy()
-    pairs = np.concatenate([target, source], 1)  # the setting says which is which
-    settings = {"source": 1, "target": 0, "draws": 8, "sampler_steps": 2}
-    detector = fitted(pairs[:80], tmp_path, **settings)
-    made = detector.score(batch(pairs[80:]), seeds=image_seeds(list(pairs[80:])))
-    error = made.reconstruction[:, :1] - (SLOPE * source[80:] + OFFSET)
-    assert np.sqrt(np.square(error).mean()) < 0.6 * REST
-    assert np.array_equal(made.reconstruction[:, 1:], batch(pairs[80:]).images[:, 1:])
+# -- A pair that no line explains ------------------------------------------------------------------
+
+CELL = 4  # pixels of a side of the squares that have one value in a source
+FOLDED = {
+    "widths": [32],
+    "stem": CELL,
+    "sampler_steps": 4,
+    "training": TINY["training"] | {"steps": 200, "warmup": 10, "ema": 0.99},
+}
+
+
+def folded(count, *, odd=False, seed=0):
+    """Return images [N, 2, 16, 16] of a source s, Gaussian with deviation 0.5, and the target
+    s² + REST · noise, which is not correlated with it, and s² itself [N, 1, 16, 16].
+
+    In images that are `odd` one square has the target of another source.
+    """
+    rng = np.random.default_rng([seed, odd])
+    cells = 0.5 * rng.normal(size=(count, 1, 4, 4))
+    expected = cells**2
+    shown = expected.copy()
+    if odd:
+        for image in shown[:, 0]:
+            row, column = rng.integers(4, size=2)
+            here = image[row, column]
+            while abs(image[row, column] - here) < 0.4:
+                image[row, column] = 0.25 * rng.normal() ** 2
+    pairs = np.concatenate([cells, shown, expected], 1).repeat(CELL, 2).repeat(CELL, 3)
+    pairs[:, 1] += REST * rng.normal(size=pairs[:, 1].shape)
+    return pairs[:, :2], pairs[:, 2:]
+
+
+@pytest.fixture(scope="module")
+def of_folded(tmp_path_factory):
+    """Return a translation of folded images that has learned, and one that has hardly begun."""
+    detectors = []
+    for steps in (FOLDED["training"]["steps"], 1):
+        training = FOLDED["training"] | {"steps": steps}
+        folder = tmp_path_factory.mktemp("folded")
+        detectors.append(fitted(folded(150)[0], folder, **FOLDED | {"training": training}))
+    return detectors
+
+
+def test_training_approaches_the_conditional_mean_where_no_line_does(of_folded):
+    """The root mean square distance of the reconstruction from s²; a line has its deviation."""
+    images, expected = folded(40, seed=5)
+    errors = []
+    for detector in of_folded:
+        made = detector.score(batch(images), seeds=image_seeds(list(images)))
+        assert np.array_equal(made.reconstruction[:, 0], batch(images).images[:, 0])
+        errors.append(np.sqrt(np.square(made.reconstruction[:, 1:] - expected).mean()))
+    trained, untrained = errors
+    assert untrained > 0.9 * expected.std()
+    assert trained < 0.6 * untrained
+
+
+def test_training_finds_targets_that_no_line_tells_from_others(of_folded):
+    clean, odd = folded(40, seed=5)[0], folded(40, odd=True, seed=5)[0]
+    found = []
+    for detector in of_folded:
+        both = np.concatenate([clean, odd])
+        scores = detector.score(batch(both), seeds=image_seeds(list(both)))
+        found.append(roc_auc_score([0] * 40 + [1] * 40, scores.image))
+    trained, untrained = found
+    assert trained > 0.9
+    assert untrained < 0.75
+
+
+def test_the_setting_says_which_channel_is_translated(tmp_path):
+    images, expected = folded(100)
+    swapped = images[:, ::-1].copy()
+    detector = fitted(swapped, tmp_path, **FOLDED | {"source": 1, "target": 0})
+    made = detector.score(batch(swapped[:20]), seeds=image_seeds(list(swapped[:20])))
+    assert np.array_equal(made.reconstruction[:, 1], batch(swapped[:20]).images[:, 1])
+    error = made.reconstruction[:, 0] - expected[:20, 0]
+    assert np.sqrt(np.square(error).mean()) < 0.6 * expected.std()
 
 
 def lights(count, *, defects=False, seed=0):
