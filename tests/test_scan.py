@@ -77,7 +77,7 @@ def test_manifest_wins_over_folder_names(tmp_path, save_png):
         (["path", "a.png", "a.png"], "listed twice"),
         (["path", "../a.png"], "out of the folder"),
         (["path,mask", "a.png,/etc/passwd"], "out of the folder"),
-        (["path,split", "a.png"], "fields"),
+        (["path,split", "a.png"], "line 2: 1 field, but the header has 2"),
         (["path", "a.png", "./a.png"], "listed twice"),
         (["path,path", "a.png,b.png"], "occurs twice"),
         (["path,Path ", "a.png,b.png"], "occurs twice"),
