@@ -3,17 +3,20 @@
 import json
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
+from interruptions import interrupted_after
 from PIL import Image
 
 import anodetect
 from anodetect.commands.verify import verify
+from anodetect.engines import worker
 from anodetect.files import sha256_of
 from anodetect.record import directories, reports
 from anodetect.record.chain import head_of
-from anodetect.record.rows import OutputRow, rows_of, to_table
+from anodetect.record.rows import OutputRow, ScoreRow, rows_of, to_table
 
 NOT_COVERED = "pixel metrics and their resamples: "
 
@@ -99,3 +102,80 @@ def test_without_maps_pixels_are_not_covered(pca_run, synthetic_folder, tmp_path
     verdict = verify(tmp_path / "s", data=synthetic_folder)
     assert verdict.problems == ()
     assert not_covered(verdict) == [f"{NOT_COVERED}40 labelled images have no float map"]
+
+
+# -- True masks ------------------------------------------------------------------------------------
+
+
+def by_definition(mask):
+    """The hash of a true mask as docs/formats.md says."""
+    marked = np.asarray(Image.open(mask)) > 0
+    height, width = marked.shape
+    return sha256(f"[{height},{width}]".encode() + bytes(marked.ravel().tolist())).hexdigest()
+
+
+def masks_of(data):
+    """The files of true masks by the names of their images."""
+    masks = sorted((data / "ground_truth").rglob("*.png"))
+    return {mask.name.replace("_mask", ""): mask for mask in masks}
+
+
+def test_the_hash_of_each_true_mask_is_in_its_row(scored, synthetic_folder, pca_run, tmp_path):
+    masks, found = masks_of(synthetic_folder), {}
+    for row in directories.read(scored).rows:
+        if row.truth_sha256:
+            found[row.path.rpartition("/")[2]] = row.truth_sha256
+        assert bool(row.truth_sha256) == (row.label == 1)
+    assert found == {name: by_definition(mask) for name, mask in masks.items()}
+    merged = tmp_path / "merged"
+    anodetect.merge([scored], merged)
+    assert [row.truth_sha256 for row in directories.read(merged).rows] == [
+        row.truth_sha256 for row in directories.read(scored).rows
+    ]
+    assert verify(merged, data=synthetic_folder).problems == ()
+
+
+def test_another_mask_is_named_although_all_metrics_follow_from_it(
+    scored, pca_run, synthetic_folder, tmp_path
+):
+    """Whoever puts in other masks can put in their metrics, but not their hashes under the head."""
+    data = shutil.copytree(synthetic_folder, tmp_path / "data")
+    name, mask = next(iter(masks_of(data).items()))
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    other = tmp_path / "other"
+    anodetect.score(pca_run, [str(data)], other, heatmaps=("tiff", "mask"), workers=1)
+    assert verify(other, data=data).problems == ()
+
+    rows = {row.path: row.truth_sha256 for row in directories.read(scored).rows}
+    changed = [replace(row, truth_sha256=rows[row.path]) for row in directories.read(other).rows]
+    tables = directories.read_tables(other)
+    audit = directories.read(other).audit
+    directories.write(other, audit, replace(tables, scores=to_table(changed, ScoreRow)))
+    (problem,) = verify(other, data=data).record.problems  # the report is of the other head
+    assert problem.startswith("true masks are not those that pixels were measured with: ")
+    assert problem.endswith(name)
+
+
+def test_masks_without_a_hash_in_the_record_are_not_covered(scored, synthetic_folder, tmp_path):
+    copy = shutil.copytree(scored, tmp_path / "copy")
+    rows = [replace(row, truth_sha256="") for row in directories.read(copy).rows]
+    tables, audit = directories.read_tables(copy), directories.read(copy).audit
+    directories.write(copy, audit, replace(tables, scores=to_table(rows, ScoreRow)))
+    verdict = verify(copy, data=synthetic_folder)
+    assert verdict.problems == ()
+    said = f"true masks: {len(masks_of(synthetic_folder))} have no hash in the record"
+    assert any(text.startswith(said) for text in verdict.not_looked_at)
+
+
+def test_a_scoring_that_goes_on_has_the_hashes_of_all_masks(
+    scored, pca_run, synthetic_folder, tmp_path, monkeypatch
+):
+    options = {"heatmaps": ("tiff", "mask"), "workers": 1}
+    real = interrupted_after(monkeypatch, 38)
+    with pytest.raises(anodetect.AnodetectError, match="--resume"):
+        anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", **options)
+    monkeypatch.setattr(worker, "score_records", real)
+    anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", resume=True, **options)
+    assert [row.truth_sha256 for row in directories.read(tmp_path / "s").rows] == [
+        row.truth_sha256 for row in directories.read(scored).rows
+    ]

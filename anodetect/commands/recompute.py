@@ -13,7 +13,7 @@ from pyarrow import compute as pc
 
 from anodetect.commands.conclude import copies_of, derived, written_in
 from anodetect.commands.labelled import measure_of
-from anodetect.commands.remeasure import measure_pixels
+from anodetect.commands.remeasure import Remeasured, measure_pixels
 from anodetect.config import without_nan
 from anodetect.errors import AnodetectError
 from anodetect.files import printable, sha256_of
@@ -185,12 +185,16 @@ def _compare_evaluation(scored: ScoreDirectory, found: Findings, *, data: Path |
             found.problems.append("the evaluation in audit.json does not follow from the rows")
         return
     follow = dict.fromkeys(MEASURED, "the rows")
-    if audit.evaluation.pixel is not None:
-        measured, why = _pixels_again(scored, data)
-        if measured is None:
+    if data is not None or audit.evaluation.pixel is not None:
+        again = measure_pixels(scored, data)
+        _say_of_masks(again, found)
+        why = again.why if _of_this_release(scored) else "another release has measured them"
+        if audit.evaluation.pixel is None:
+            pass  # nothing to compare
+        elif again.measure is None or why:
             found.not_looked_at.append(f"pixel metrics and their resamples: {why}")
         else:
-            measure = measured
+            measure = again.measure
             follow |= dict.fromkeys(OF_PIXELS, f"the maps and the masks in {data}")
 
     threshold = None
@@ -199,19 +203,24 @@ def _compare_evaluation(scored: ScoreDirectory, found: Findings, *, data: Path |
     recorded = audit.evaluation.as_json()
     expected = measure.result(threshold).as_json()
     for name, source in follow.items():
-        known, again = without_nan(recorded.get(name)), without_nan(expected.get(name))
+        known, follows = without_nan(recorded.get(name)), without_nan(expected.get(name))
         if not _of_this_release(scored):
-            known, again = _values_only(known, again)
-        if not _alike(known, again):
+            known, follows = _values_only(known, follows)
+        if not _alike(known, follows):
             found.problems.append(f"the evaluation's {name} does not follow from {source}")
     _compare_draws(scored, measure, found)
 
 
-def _pixels_again(scored: ScoreDirectory, data: Path | None) -> tuple[Measure | None, str]:
-    """Return what `measure_pixels` does, nothing where another release has measured."""
-    if not _of_this_release(scored):
-        return None, "another release has measured them"
-    return measure_pixels(scored, data)
+def _say_of_masks(again: Remeasured, found: Findings) -> None:
+    """Say which true masks are not those that pixels were measured with, and of how many the record
+    does not know."""
+    if again.others:
+        names = first_of([printable(name) for name in again.others])
+        found.problems.append(f"true masks are not those that pixels were measured with: {names}")
+    if again.unhashed:
+        found.not_looked_at.append(
+            f"true masks: {again.unhashed} have no hash in the record, as in older ones"
+        )
 
 
 def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) -> None:

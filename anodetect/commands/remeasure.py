@@ -1,40 +1,62 @@
 """Measure the pixels of a score directory again, from its maps and the true masks. No torch."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anodetect.commands.labelled import content_of, labelled_score
+from anodetect.data.records import Record
 from anodetect.data.scan import scan
+from anodetect.data.truth import truth_hash
 from anodetect.errors import DataError
 from anodetect.output import recorded
 from anodetect.record.directories import ScoreDirectory
+from anodetect.record.rows import ScoreRow
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
 from anodetect.stats.mask_use import MaskUse, use_of
+from anodetect.types import Bools
 from anodetect.words import amount
 
 
-def measure_pixels(scored: ScoreDirectory, data: Path | None) -> tuple[Measure | None, str]:
-    """Return the measure of a score directory's labelled rows with their pixels, as scoring
-    measured them, by the masks in the folder `data`; or None, and why that is not possible.
+@dataclass
+class Remeasured:
+    """The `measure` of labelled images with their pixels, as scoring measured them; None where that
+    is not possible, and `why`. `others` are the paths of images whose true mask is not the one that
+    was recorded, `unhashed` counts masks of which no hash was recorded."""
+
+    measure: Measure | None = None
+    why: str = ""
+    others: list[str] = field(default_factory=list)
+    unhashed: int = 0
+
+    def compare(self, row: ScoreRow, mask: Bools) -> None:
+        """Compare a true mask with the hash that was recorded of it."""
+        if not row.truth_sha256:
+            self.unhashed += 1
+        elif truth_hash(mask) != row.truth_sha256:
+            self.others.append(row.path)
+
+
+def measure_pixels(scored: ScoreDirectory, data: Path | None) -> Remeasured:
+    """Measure the pixels of a score directory's labelled images by the masks in the folder `data`.
 
     RunError if a map is damaged.
     """
     if data is None:
-        return None, "--data FOLDER says where the images and their masks are"
+        return Remeasured(why="--data FOLDER says where the images and their masks are")
     if any(row.is_volume and row.label is not None for row in scored.scored()):
-        return None, "those of volumes are not measured again"
+        return Remeasured(why="those of volumes are not measured again, nor are true masks read")
     try:
-        measure, missing = _measured(scored, data)
+        records = {record.id: record for record in scan(data, follow_symlinks=True).records}
+        return _measured(scored, data, records)
     except (DataError, OSError) as error:
-        return None, f"their masks cannot be found: {error}"
-    return (None, missing) if missing else (measure, "")
+        return Remeasured(why=f"their masks cannot be found: {error}")
 
 
-def _measured(scored: ScoreDirectory, data: Path) -> tuple[Measure, str]:
-    """Return the measure of labelled images, and what is missing of them, "" if nothing is."""
-    audit, without_map, unknown = scored.audit, 0, list[str]()
-    records = {record.id: record for record in scan(data, follow_symlinks=True).records}
+def _measured(scored: ScoreDirectory, data: Path, records: dict[str, Record]) -> Remeasured:
+    """Measure labelled images whose records in `data` are known by their paths."""
+    audit, found = scored.audit, Remeasured()
+    without_map, unknown = 0, list[str]()
     measure = Measure(audit.calibration, audit.far or DEFAULT_FAR, masks=True)
     for row in scored.scored():
         if row.label is None or row.score is None:
@@ -47,19 +69,25 @@ def _measured(scored: ScoreDirectory, data: Path) -> tuple[Measure, str]:
         heatmap = recorded.read_map(scored.path, row)
         without_map += heatmap is None
         item = labelled_score(replace(record, group=row.group), row.score, heatmap)
-        if item is not None:
-            measure.add(replace(item, content=content_of(row)))
+        if item is None:
+            continue
+        measure.add(replace(item, content=content_of(row)))
+        if item.mask is not None:
+            found.compare(row, item.mask)
 
-    evaluation, masks = audit.evaluation, use_of(measure.masks)
-    known = evaluation.masks if evaluation and evaluation.masks else MaskUse()
+    masks = use_of(measure.masks)
+    known = audit.evaluation.masks if audit.evaluation and audit.evaluation.masks else MaskUse()
     lost = [name for name in masks.missing if name not in known.missing]
     if without_map:
         images = amount(without_map, "labelled image has", "labelled images have")
-        return measure, f"{images} no float map"
+        found.why = f"{images} no float map"
+        return found
     for one, many, names in (
         ("image with its label is", "images with their label are", unknown),
         ("mask is", "masks are", lost),
     ):
         if names:
-            return measure, f"{amount(len(names), one, many)} not in {data}, first of {names[0]}"
-    return measure, ""
+            found.why = f"{amount(len(names), one, many)} not in {data}, first of {names[0]}"
+            return found
+    found.measure = measure
+    return found

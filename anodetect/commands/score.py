@@ -36,6 +36,7 @@ from anodetect.commands.roi import other_roi, own_roi
 from anodetect.data import readers
 from anodetect.data.listing import Listing
 from anodetect.data.records import Problem, Record
+from anodetect.data.truth import truth_hash
 from anodetect.detectors import entry_named
 from anodetect.engines.worker import Engine, ScoredEntries, Task, problem_row, shard_of
 from anodetect.errors import ConfigError, DiskFullError, Interrupted, nearest
@@ -252,7 +253,7 @@ def finish(
     """Decide over everything that was scored, and write the directory but for its signature and
     report; return what it amounts to, and the seconds that the model took for each file."""
     with Gathered(journal.path, lambda: _regions(journal)) as gathered:
-        seconds = _gather(gathered, journal, problems, scoring.heatmaps)
+        seconds = _gather(gathered, journal, problems, scoring.heatmaps, progress.truths)
         _warn_of_known(progress.known, reporter)
         host, threads = where_scored(progress.hosts, progress.threads)
         scoring = replace(
@@ -431,7 +432,8 @@ class Progress:
     threads; the cases to be shown; and the metrics of labelled files.
 
     `known` counts those that are copies of `used` files, with which the run was made. `resumed`
-    counts those that were finished before.
+    counts those that were finished before. `truths` are the hashes of the true masks that pixels
+    are measured with, by the paths of their images.
     """
 
     def __init__(
@@ -451,6 +453,7 @@ class Progress:
         self.hosts: set[str] = set()
         self.count = self.flagged = self.failed = 0
         self.used, self.known, self.resumed = used, 0, 0
+        self.truths = dict[str, str]()
 
     def add(self, entry: JournalEntry, record: Record | None, scored: Scored | None = None) -> None:
         """Count a file. Without `scored` it was scored earlier or by another process, and its
@@ -474,8 +477,11 @@ class Progress:
         else:
             heatmap = self._heatmap_of(row)
             item = labelled_score(record, row.score, heatmap, is_volume=row.is_volume)
-        if item is not None:
-            self.measure.add(replace(item, content=content_of(row)))
+        if item is None:
+            return
+        self.measure.add(replace(item, content=content_of(row)))
+        if item.mask is not None:
+            self.truths[row.path] = truth_hash(item.mask)
 
     def _heatmap_of(self, row: ScoreRow) -> Floats | None:
         """Return an image's heatmap from its file; None if it is not needed or was not written."""
@@ -596,13 +602,19 @@ def _problem_rows(problems: Sequence[Problem], task: Task) -> list[ScoreRow]:
 
 
 def _gather(
-    gathered: Gathered, journal: Journal, problems: Iterable[ScoreRow], formats: Sequence[str]
+    gathered: Gathered,
+    journal: Journal,
+    problems: Iterable[ScoreRow],
+    formats: Sequence[str],
+    truths: Mapping[str, str],
 ) -> Doubles:
-    """Sort all that was scored, and return the seconds of each file."""
+    """Sort all that was scored, with the hashes of true masks, and return the seconds of each
+    file."""
     seconds = array("d")
     for entry in journal.entries():
         written = written_bits(entry.outputs, formats)
-        gathered.scores.add(FileRow(**values_of(entry.row), written=written))
+        row = replace(entry.row, truth_sha256=truths.get(entry.row.path, ""))
+        gathered.scores.add(FileRow(**values_of(row), written=written))
         gathered.timings.add(TimingRow(path=entry.row.path, seconds=entry.seconds))
         gathered.slices.extend(entry.slices)
         gathered.outputs.extend(entry.outputs)

@@ -1,7 +1,11 @@
 """Where a labelled image or volume is anomalous, as its mask says."""
 
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+
+from anodetect.config import canonical
 from anodetect.data import readers
 from anodetect.data.annotations import is_annotation, read_annotation
 from anodetect.data.geometry import Geometry
@@ -36,6 +40,15 @@ def read_truth(
             raise ImageError(f"its size {mask.shape} is not the image's {shape}")
         truth = mask if truth is None else truth | mask
     return truth
+
+
+def truth_hash(truth: Bools) -> str:
+    """Return the SHA-256 of a true mask as hexadecimal digits: of its shape as JSON, and of a byte
+    for each pixel, 1 where it is anomalous and 0 elsewhere, row by row."""
+    digest = sha256(canonical(list(truth.shape)))
+    for part in truth:  # a volume in another order is not copied as a whole
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
 
 
 def is_lossy(record: Record) -> bool:

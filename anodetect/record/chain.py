@@ -26,7 +26,7 @@ from anodetect.record.tables import Rows, parts_of
 
 START = sha256(b"").hexdigest()  # h_0
 GAP = ""  # stands in chain.parquet in place of the path of a row that was erased
-LATER = ("differs", "channels", "study", "prepared", "pixels_sha256")
+LATER = ("differs", "channels", "study", "prepared", "pixels_sha256", "truth_sha256")
 
 
 def row_hash(row: ScoreRow) -> str:

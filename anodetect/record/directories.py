@@ -61,7 +61,7 @@ from anodetect.remote.paths import local
 
 FORMAT, OLDEST = 3, 2
 # Columns that scores.parquet has not always had.
-ADDED = dict.fromkeys(("channels", "study", "prepared", "pixels_sha256"), "")
+ADDED = dict.fromkeys(("channels", "study", "prepared", "pixels_sha256", "truth_sha256"), "")
 AUDIT_FILE = "audit.json"
 JOURNAL = "journal.jsonl"  # only while a scoring is under way
 PUSHED, PUSHED_LOCK = "pushed.jsonl", "pushed.lock"  # what an archive has taken

@@ -29,7 +29,9 @@ TABLES = (
     "chain.parquet",
 )
 # Columns that scores.parquet did not have.
-ADDED = dict.fromkeys(("differs", "channels", "study", "prepared", "pixels_sha256"), "")
+ADDED = dict.fromkeys(
+    ("differs", "channels", "study", "prepared", "pixels_sha256", "truth_sha256"), ""
+)
 READ = ("scores.parquet", GROUPS, "slices.parquet")  # the tables that pages are drawn from
 
 

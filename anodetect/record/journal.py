@@ -272,7 +272,7 @@ def _is_sound(entry: JournalEntry) -> bool:
         return False
 
     hashes = [each.sha256 for each in entry.outputs]
-    hashes += [each for each in (row.sha256, row.pixels_sha256) if each]
+    hashes += [each for each in (row.sha256, row.pixels_sha256, row.truth_sha256) if each]
     names = [row.heatmap, *(each.name for each in entry.outputs)]
     paths = {each.path for each in entry.outputs} | {each.path for each in entry.slices}
     sizes_fit = all(HASH.fullmatch(each) for each in hashes) and not any(map(leads_out, names))

@@ -44,7 +44,8 @@ class ScoreRow(Row):
     first, and `sha256` that of their names and hashes. `study` is the DICOM study or BIDS session
     that the file is of, of DICOM by its pseudonym; "" where it is not known. `prepared` says how a
     brain was prepared before the model saw it, "" if nothing was done. `pixels_sha256` is the hash
-    of what was decoded, which copies in other formats share; "" where nothing was.
+    of what was decoded, which copies in other formats share; "" where nothing was; `truth_sha256`
+    is that of the true mask that pixels were measured with, "" without one.
     """
 
     path: str
@@ -70,6 +71,7 @@ class ScoreRow(Row):
     study: str = ""
     prepared: str = ""
     pixels_sha256: str = ""
+    truth_sha256: str = ""
 
     @property
     def is_volume(self) -> bool:
