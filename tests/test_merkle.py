@@ -32,7 +32,6 @@ GROUP = 4  # rows of a row group here
 def small_groups():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "PART", GROUP)
-        patch.setattr("anodetect.record.spool.PART", GROUP)
         yield
 
 

@@ -48,8 +48,8 @@ from anodetect.record.rows import (
     TimingRow,
     schema_of,
 )
-from anodetect.record.spool import Spool, repeated_numbers
-from anodetect.record.tables import Rows, WithColumns, parts_of
+from anodetect.record.spool import Spool, hashes_of, places_among, repeated_numbers
+from anodetect.record.tables import Rows, WithColumns, chosen_columns, parts_of
 from anodetect.stats import drift
 from anodetect.stats.decision import statement
 from anodetect.stats.evaluation import Measure
@@ -121,7 +121,8 @@ def conclude(
     calibration, rule, copies = scoring.calibration, scoring.rule, copies_of(gathered.scores)
     scoring = replace(scoring, copies=len(copies), repeated=copies)
     slices = decide_slices(gathered.slices.table().sort_by("path"), calibration, rule)
-    columns = _columns(gathered.scores, scoring)
+    names = [*COLUMNS, *["sha256"] * (scoring.keep != ALL)]
+    columns = chosen_columns(gathered.scores.parts(), names)
     rows, groups, threshold = decide(columns, calibration, rule, slices=slices)
     del columns
     bits, written = np.asarray(rows["written"]), dict[str, Bools]()
@@ -165,20 +166,6 @@ def conclude(
     del rows
     tables = Tables(decided, groups, gathered.timings, slices, gathered.outputs)
     return replace(result, head=directories.write(out, audit, tables))
-
-
-def _columns(scores: Spool[FileRow], scoring: Scoring) -> pa.Table:
-    """Return the columns that are in memory of all rows. A row that is its own group has one name
-    in both columns."""
-    names = [*COLUMNS, *["sha256"] * (scoring.keep != ALL)]
-    parts = []
-    for part in scores.parts():
-        chosen = part.select(names)
-        if part["group"].equals(part["path"]):
-            place = names.index("group")
-            chosen = chosen.set_column(place, chosen.schema.field(place), part["path"])
-        parts.append(chosen)
-    return pa.concat_tables(parts)
 
 
 def _images(rows: pa.Table) -> Iterator[tuple[str, int, int]]:
@@ -307,13 +294,17 @@ def _not_written(
     return found
 
 
-def written_in(rows: pa.Table, outputs: pa.Table, names: Sequence[str]) -> dict[str, Bools]:
-    """Return of each output format which rows [n] have a file in it, by a table of OutputRow."""
-    found = {}
-    for name in names:
-        written = outputs["path"].filter(pc.equal(outputs["kind"], name))
-        has_file = pc.is_in(rows["path"], value_set=written.combine_chunks())
-        found[name] = np.asarray(has_file, bool)
+def written_in(rows: pa.Table, outputs: Rows, names: Sequence[str]) -> dict[str, Bools]:
+    """Return of each output format which rows [n] have a file in it, by the rows of OutputRow."""
+    found = {name: np.zeros(len(rows), bool) for name in names}
+    hashes = np.array(hashes_of(rows["path"].to_pylist()))
+    order = np.argsort(hashes)
+    ordered = hashes[order]
+    for part in parts_of(outputs):
+        for name, has_file in found.items():
+            paths = part["path"].filter(pc.equal(part["kind"], name))
+            places = places_among(np.array(hashes_of(paths.to_pylist())), ordered)
+            has_file[order[places[places >= 0]]] = True
     return found
 
 
@@ -334,7 +325,7 @@ def copies_of(rows: Rows) -> tuple[str, ...]:
     but the one whose path comes first."""
     hashes = array("q")  # in place of texts, which take ten times as much
     for part in parts_of(rows):
-        hashes.extend(map(hash, filter(None, part["pixels_sha256"].to_pylist())))
+        hashes.extend(hashes_of(filter(None, part["pixels_sha256"].to_pylist())))
     several = repeated_numbers(hashes)
     if not several:
         return ()

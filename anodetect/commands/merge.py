@@ -1,13 +1,14 @@
 """Merge: the score directories of all shards in, one out."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from anodetect.commands.conclude import (
@@ -27,9 +28,10 @@ from anodetect.output.regions import read_regions
 from anodetect.record import audit as audits
 from anodetect.record import directories, environment, format2, verification
 from anodetect.record.audit import Audit, ShownCases
-from anodetect.record.directories import ScoreDirectory
+from anodetect.record.directories import StoredRows
 from anodetect.record.partial import new_directory
 from anodetect.record.rows import OutputRow, Region, rows_of
+from anodetect.record.tables import parts_of
 from anodetect.remote.paths import local
 from anodetect.types import Reporter, Silent
 from anodetect.words import amount
@@ -57,7 +59,7 @@ def merge(
     reporter = reporter or Silent()
     directories.refuse_used(out)
     with new_directory(out, "this score directory") as workdir:
-        shards = [directories.read(Path(part)) for part in parts]
+        shards = [directories.opened(Path(part)) for part in parts]
         _refuse_misfits(shards)
         result = _merge(shards, workdir, command, reporter)
         say_head(result.head, reporter)
@@ -66,7 +68,7 @@ def merge(
 
 
 def _merge(
-    shards: Sequence[ScoreDirectory], out: Path, command: Sequence[str], reporter: Reporter
+    shards: Sequence[StoredRows], out: Path, command: Sequence[str], reporter: Reporter
 ) -> MergeResult:
     """Write the joined directory but for its report, and return what it amounts to."""
     with Gathered(out, lambda: _regions(shards)) as gathered:
@@ -76,17 +78,16 @@ def _merge(
 
 def _conclude(
     gathered: Gathered,
-    shards: Sequence[ScoreDirectory],
+    shards: Sequence[StoredRows],
     out: Path,
     command: Sequence[str],
     reporter: Reporter,
 ) -> MergeResult:
     """Write what was gathered of all parts, and return what it amounts to."""
-    paths = pa.chunked_array(part["path"] for part in gathered.scores.parts())
-    _refuse_duplicates(paths)
+    _refuse_duplicates(gathered.scores.parts())
     _copy_heatmaps(shards, out)
     cases = _joined_cases(shards, out)
-    _warn_of_gaps(len(paths), [shard.audit for shard in shards], reporter)
+    _warn_of_gaps(len(gathered.scores), [shard.audit for shard in shards], reporter)
 
     audits = [shard.audit for shard in shards]
     threads = {count for audit in audits for count in audit.threads}
@@ -108,31 +109,41 @@ def _conclude(
     return conclude(out, scoring, gathered, measure_of(rows, scoring), reporter)
 
 
-def _gather(gathered: Gathered, shards: Sequence[ScoreDirectory]) -> None:
+def _gather(gathered: Gathered, shards: Sequence[StoredRows]) -> None:
     """Sort the rows of all parts; of outputs only the heatmaps."""
     for shard in shards:
-        heatmaps = shard.outputs.filter(pc.starts_with(shard.outputs["name"], HEATMAPS))
-        bits = np.zeros(len(shard.table), np.int32)
-        for place, has_file in enumerate(
-            written_in(shard.table, heatmaps, shard.audit.heatmaps).values()
-        ):
-            bits |= has_file.astype(np.int32) << place
-
-        gathered.scores.add_table(shard.table.append_column("written", pa.array(bits)))
-        gathered.timings.extend(directories.read_timings(shard.path))
-        gathered.outputs.add_table(heatmaps)
+        for part in parts_of(shard.stored_outputs):
+            heatmaps = part.filter(pc.starts_with(part["name"], HEATMAPS))
+            gathered.outputs.add_table(heatmaps)
+            notes = heatmaps["note"].filter(pc.not_equal(heatmaps["note"], ""))
+            gathered.notes.update(notes.to_pylist())
+        for part in shard.timings.parts():
+            gathered.timings.add_table(part)
         gathered.slices.add_table(directories.slice_table(shard.path))
-        notes = heatmaps["note"].filter(pc.not_equal(heatmaps["note"], ""))
-        gathered.notes.update(notes.to_pylist())
+
+        bits, place = _written_bits(shard), 0
+        for part in shard.parts():
+            own = pa.array(bits[place : place + len(part)])
+            gathered.scores.add_table(part.append_column("written", own))
+            place += len(part)
 
 
-def _regions(shards: Sequence[ScoreDirectory]) -> Iterator[tuple[str, Region]]:
+def _written_bits(shard: StoredRows) -> NDArray[np.int32]:
+    """Return in which output formats each row of a part has files [n], as `FileRow` has it."""
+    bits = np.zeros(shard.count, np.int32)
+    written = written_in(shard.columns(["path"]), shard.stored_outputs, shard.audit.heatmaps)
+    for number, has_file in enumerate(written.values()):
+        bits |= has_file.astype(np.int32) << number
+    return bits
+
+
+def _regions(shards: Sequence[StoredRows]) -> Iterator[tuple[str, Region]]:
     """Yield each region of all parts with the path of its image."""
     for shard in shards:
         yield from read_regions(shard.path)
 
 
-def _joined_cases(shards: Sequence[ScoreDirectory], out: Path) -> ShownCases:
+def _joined_cases(shards: Sequence[StoredRows], out: Path) -> ShownCases:
     """Copy the pictures of the images that rank first in the whole, and return their paths."""
     audit = shards[0].audit
     threshold = np.inf if audit.far is None else audit.calibration.threshold(audit.far)
@@ -161,7 +172,7 @@ def _warn_of_gaps(rows: int, audits: Sequence[Audit], reporter: Reporter) -> Non
 # -- What is refused -------------------------------------------------------------------------------
 
 
-def _refuse_misfits(shards: Sequence[ScoreDirectory]) -> None:
+def _refuse_misfits(shards: Sequence[StoredRows]) -> None:
     """Raise RunError if parts were not made alike, one is missing, or one is not what was written:
     what was changed in it would get a new, honest record."""
     first = audits.to_json(shards[0].audit)
@@ -189,24 +200,32 @@ def _refuse_misfits(shards: Sequence[ScoreDirectory]) -> None:
             raise RunError(f"{shard.path} is not what was written: {problems[0]}")
 
 
-def _refuse_duplicates(paths: pa.ChunkedArray) -> None:
-    """Raise RunError if a path is there twice; paths are in order."""
-    twice = paths[1:].filter(pc.equal(paths[1:], paths[:-1])).to_pylist()
-    if twice:
+def _refuse_duplicates(parts: Iterable[pa.Table]) -> None:
+    """Raise RunError if a path is there twice in tables of rows; paths are in order."""
+    first, count = "", 0
+    last: str | None = None
+    for part in parts:
+        for path in part["path"].to_pylist():
+            if path == last:
+                first = first if count else path
+                count += 1
+            last = path
+
+    if count:
         raise RunError(
-            f"{twice[0]} and {len(twice) - 1} more paths are in more than one part; nothing was "
-            "merged"
+            f"{first} and {count - 1} more paths are in more than one part; nothing was merged"
         )
 
 
 # -- Files -----------------------------------------------------------------------------------------
 
 
-def _copy_heatmaps(shards: Sequence[ScoreDirectory], out: Path) -> None:
+def _copy_heatmaps(shards: Sequence[StoredRows], out: Path) -> None:
     for shard in shards:
-        for output in rows_of(shard.outputs, OutputRow):
-            if output.name.startswith(HEATMAPS):
-                _copy(inside(shard.path, output.name), inside(out, output.name))
+        for part in parts_of(shard.stored_outputs):
+            for output in rows_of(part, OutputRow):
+                if output.name.startswith(HEATMAPS):
+                    _copy(inside(shard.path, output.name), inside(out, output.name))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -2,9 +2,11 @@
 follow. No torch."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from anodetect.record import audit as audits
 from anodetect.record import directories, environment, format2, runs
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import is_ok
-from anodetect.record.directories import ScoreDirectory
-from anodetect.record.keeping import Keep, keep_of
+from anodetect.record.directories import StoredRows
+from anodetect.record.keeping import ALL, Keep, keep_of
 from anodetect.record.merkle import CHAIN, OUTPUTS, tree_of
-from anodetect.record.rows import ChainRow, OutputRow, Region, ScoreRow, rows_of
-from anodetect.record.tables import csv_difference, read_table
+from anodetect.record.rows import OK, OutputRow, Region, ScoreRow, rows_of
+from anodetect.record.scratch import scratch_folder
+from anodetect.record.spool import Spool
+from anodetect.record.tables import Rows, csv_difference, parts_of
 from anodetect.record.verification import UNCHECKABLE
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
@@ -40,6 +44,9 @@ from anodetect.words import amount, first_of
 OF_RUN = ("detector", "data", "calibration", "scale")
 WORDED = ("facts", "config", "backbones")
 DERIVED = ("statement", "reasons", "drift", "caveats")
+OF_TEXTS = (
+    "path", "group", "score", "status", "error", "depth", "label", "acquired", "prepared",
+)  # fmt: skip
 MEASURED = ("image", "n_normal", "n_anomalous", "n_groups", "operating_point")
 OF_PIXELS = ("pixel", "pixel_intervals", "masks", "lesions", "mask_statement")
 
@@ -52,9 +59,7 @@ class Findings:
     not_looked_at: list[str] = field(default_factory=list)
 
 
-def recompute(
-    scored: ScoreDirectory, run: Path | None = None, data: Path | None = None
-) -> Findings:
+def recompute(scored: StoredRows, run: Path | None = None, data: Path | None = None) -> Findings:
     """Compare a record, whose hashes hold, with its run, and with what its rows and maps give, and
     metrics of pixels with what the true masks in the folder `data` give."""
     found = Findings()
@@ -79,7 +84,7 @@ def recompute(
 # -- The run ---------------------------------------------------------------------------------------
 
 
-def _compare_run(scored: ScoreDirectory, folder: Path, found: Findings) -> None:
+def _compare_run(scored: StoredRows, folder: Path, found: Findings) -> None:
     """Compare what audit.json repeats of the run with the run, if it is the one that scored."""
     audit, file = scored.audit, folder / MODEL_FILE
     if not file.is_file() or sha256_of(file) != audit.model_sha256:
@@ -116,12 +121,12 @@ def _compare_run(scored: ScoreDirectory, folder: Path, found: Findings) -> None:
         found.problems.append("the rule of masks does not follow from the run's calibration")
 
 
-def _of_this_release(scored: ScoreDirectory) -> bool:
+def _of_this_release(scored: StoredRows) -> bool:
     """Return whether this release wrote the record: another one has other words for the same."""
     return bool(_release(scored) == environment.facts()["packages"]["anodetect"])
 
 
-def _release(scored: ScoreDirectory) -> str:
+def _release(scored: StoredRows) -> str:
     """Return the release of anodetect that wrote the record, as audit.json says."""
     packages = scored.audit.environment.get("packages", {})
     return printable(str(packages.get("anodetect", "unknown")))
@@ -130,9 +135,9 @@ def _release(scored: ScoreDirectory) -> str:
 # -- Rows ------------------------------------------------------------------------------------------
 
 
-def _compare_tables(scored: ScoreDirectory, found: Findings) -> None:
+def _compare_tables(scored: StoredRows, found: Findings) -> None:
     """Compare the CSV files with the tables, and the number of rows with that of files found."""
-    place = csv_difference(scored.path / "scores.csv", scored.table)
+    place = csv_difference(scored.path / "scores.csv", scored.stored)
     if place is not None:
         found.problems.append(f"scores.csv does not have the rows of scores.parquet: line {place}")
     if scored.audit.format != format2.FORMAT:
@@ -142,7 +147,7 @@ def _compare_tables(scored: ScoreDirectory, found: Findings) -> None:
             found.problems.append(f"groups.csv does not have the rows of its table: line {place}")
 
     audit = scored.audit
-    count = len(scored.table) + audit.erased_rows().total()
+    count = scored.count + audit.erased_rows().total()
     if audit.listed is None or count == audit.listed:
         return
     files = amount(count, "file has", "files have")
@@ -153,7 +158,7 @@ def _compare_tables(scored: ScoreDirectory, found: Findings) -> None:
         found.not_looked_at.append(f"{text}: the folder was changed while its parts were scored")
 
 
-def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
+def _compare_texts(scored: StoredRows, found: Findings) -> None:
     """Compare statement, reasons, drift and caveats with those that the rows give."""
     if not _of_this_release(scored):
         found.not_looked_at.append(
@@ -162,11 +167,12 @@ def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
         )
         return
     audit, path = scored.audit, scored.path
+    rows = scored.columns([*OF_TEXTS, *["sha256"] * (audit.keep != ALL)])
     again = derived(
-        scored.table,
+        rows,
         directories.group_table(path),
         directories.slice_table(path),
-        written_in(scored.table, scored.outputs, audit.heatmaps),
+        written_in(rows, scored.stored_outputs, audit.heatmaps),
         audit,
     )
     recorded, expected = audits.to_json(audit), without_nan(asdict(again))
@@ -175,11 +181,11 @@ def _compare_texts(scored: ScoreDirectory, found: Findings) -> None:
             found.problems.append(f"the {name} in audit.json does not follow from the rows")
 
 
-def _compare_evaluation(scored: ScoreDirectory, found: Findings, *, data: Path | None) -> None:
+def _compare_evaluation(scored: StoredRows, found: Findings, *, data: Path | None) -> None:
     """Compare the metrics of images with those of the labelled rows, and those of pixels with those
     of their maps and the masks in `data`."""
     audit = scored.audit
-    measure = measure_of(scored.each(), audit)
+    measure = measure_of(_labelled(scored), audit)
     if audit.evaluation is None or not measure.labelled():
         if measure.labelled() != (audit.evaluation is not None):
             found.problems.append("the evaluation in audit.json does not follow from the rows")
@@ -199,7 +205,7 @@ def _compare_evaluation(scored: ScoreDirectory, found: Findings, *, data: Path |
 
     threshold = None
     if audit.rule.by_fdr:
-        threshold = next(iter(scored.table["threshold"].drop_null().to_pylist()), None)
+        threshold = _first_threshold(scored)
     recorded = audit.evaluation.as_json()
     expected = measure.result(threshold).as_json()
     for name, source in follow.items():
@@ -209,6 +215,21 @@ def _compare_evaluation(scored: ScoreDirectory, found: Findings, *, data: Path |
         if not _alike(known, follows):
             found.problems.append(f"the evaluation's {name} does not follow from {source}")
     _compare_draws(scored, measure, found)
+
+
+def _labelled(scored: StoredRows) -> Iterator[ScoreRow]:
+    """Yield the rows with a label."""
+    for part in scored.parts():
+        yield from rows_of(part.filter(pc.is_valid(part["label"])), ScoreRow)
+
+
+def _first_threshold(scored: StoredRows) -> float | None:
+    """Return the first threshold of a row, None if none has one."""
+    for part in scored.parts():
+        known = part["threshold"].drop_null()
+        if len(known):
+            return float(known[0].as_py())
+    return None
 
 
 def _say_of_masks(again: Remeasured, found: Findings) -> None:
@@ -223,7 +244,7 @@ def _say_of_masks(again: Remeasured, found: Findings) -> None:
         )
 
 
-def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) -> None:
+def _compare_draws(scored: StoredRows, measure: Measure, found: Findings) -> None:
     """Compare the resampled values of image metrics with those of the labelled rows."""
     if not (scored.path / directories.BOOTSTRAP).is_file():
         return  # which the outputs say, if there was one
@@ -246,31 +267,36 @@ def _compare_draws(scored: ScoreDirectory, measure: Measure, found: Findings) ->
             )
 
 
-def _compare_trees(scored: ScoreDirectory, found: Findings) -> None:
+def _compare_trees(scored: StoredRows, found: Findings) -> None:
     """Compare the trees, which older releases did not write, with the rows of their tables."""
     if not scored.audit.trees:
         return
-    tables = {CHAIN: read_table(scored.path / CHAIN, ChainRow), OUTPUTS: scored.outputs}
+    tables: dict[str, Rows] = {CHAIN: scored.links, OUTPUTS: scored.stored_outputs}
     for name, rows in tables.items():
         if scored.audit.trees.get(name) != tree_of(name, rows):
             found.problems.append(f"the tree of {name} in audit.json is not that of its rows")
 
 
-def _compare_copies(scored: ScoreDirectory, found: Findings) -> None:
+def _compare_copies(scored: StoredRows, found: Findings) -> None:
     """Compare the names and the number of copies with those that the rows' pixels give."""
-    audit, has_hash = scored.audit, pc.not_equal(scored.table["pixels_sha256"], "")
-    lacking = int((is_ok(scored.table) & ~np.asarray(has_hash)).sum())
-    names = set(scored.table["path"].to_pylist())
-    unknown = [path for path in audit.repeated if path not in names]
+    audit, lacking, hashed, unknown = scored.audit, 0, 0, dict.fromkeys(scored.audit.repeated)
+    for part in scored.parts():
+        has_hash = np.asarray(pc.not_equal(part["pixels_sha256"], ""), bool)
+        hashed += int(has_hash.sum())
+        lacking += int((is_ok(part) & ~has_hash).sum())
+        if unknown:
+            for path in part["path"].to_pylist():
+                unknown.pop(path, None)
+
     if unknown:
-        found.problems.append(f"{unknown[0]} is called a copy, but has no row")
+        found.problems.append(f"{next(iter(unknown))} is called a copy, but has no row")
     elif audit.erased:  # the first of several copies may be among what was erased
         return
-    elif pc.any(has_hash).as_py() and (
-        audit.repeated != copies_of(scored.table) or audit.copies != len(audit.repeated)
+    elif hashed and (
+        audit.repeated != copies_of(scored.stored) or audit.copies != len(audit.repeated)
     ):
         found.problems.append("the copies in audit.json do not follow from the rows")
-    if lacking and audit.format != format2.FORMAT and len(names) > 1:
+    if lacking and audit.format != format2.FORMAT and scored.count > 1:
         rows = amount(lacking, "row lacks", "rows lack")
         found.not_looked_at.append(
             f"copies: {rows} the hashes of pixels, as those of older releases do"
@@ -305,11 +331,8 @@ def _alike(first: Any, second: Any) -> bool:
 # -- Maps ------------------------------------------------------------------------------------------
 
 
-def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
+def _compare_maps(scored: StoredRows, found: Findings) -> None:
     """Compare masks and outlines with those that the maps give."""
-    outputs: dict[str, list[OutputRow]] = {}
-    for output in rows_of(scored.outputs, OutputRow):
-        outputs.setdefault(output.path, []).append(output)
     outlined = (scored.path / REGIONS_FILE).is_file()
     if outlined and not _of_this_release(scored):
         outlined = False
@@ -318,42 +341,87 @@ def _compare_maps(scored: ScoreDirectory, found: Findings) -> None:
     for path, region in read_regions(scored.path):
         regions.setdefault(path, []).append(region)
 
-    missing, rows = 0, {row.path: row for row in scored.scored()}
-    rule = keep_of(scored.audit.keep, scored.audit.calibration, scored.audit.far)
-    for row in rows.values():
-        if rule is not None and not _is_kept(rule, row):
-            continue
-        masks = [each for each in outputs.get(row.path, ()) if each.kind == "mask"]
-        masks = [each for each in masks if not _is_resampled(each, row)]
-        wants = outlined and not row.is_volume
-        if not masks and not wants:
-            continue
-        heatmap = recorded.read_map(scored.path, row)
-        if heatmap is None:
-            missing += 1
-            continue
-        for mask in masks:
-            found.problems += _mask_problems(scored, row, mask, heatmap)
-        if wants:
-            found.problems += _region_problems(scored, row, heatmap, regions.pop(row.path, []))
+    if not outlined and not regions and not _has_masks(scored):
+        return
 
-    unknown = [path for path in regions if path not in rows]
+    missing, unknown = 0, dict.fromkeys(regions)
+    rule = keep_of(scored.audit.keep, scored.audit.calibration, scored.audit.far)
+    with scratch_folder("verify") as folder, closing(_with_masks(scored, folder)) as rows:
+        for row, written in rows:
+            unknown.pop(row.path, None)
+            if rule is not None and not _is_kept(rule, row):
+                continue
+            masks = [each for each in written if not _is_resampled(each, row)]
+            wants = outlined and not row.is_volume
+            if not masks and not wants:
+                continue
+            heatmap = recorded.read_map(scored.path, row)
+            if heatmap is None:
+                missing += 1
+                continue
+            for mask in masks:
+                found.problems += _mask_problems(scored, row, mask, heatmap)
+            if wants:
+                known = regions.get(row.path, [])
+                found.problems += _region_problems(scored, row, heatmap, known)
+
     if unknown:
-        found.problems.append(f"{REGIONS_FILE} has regions of {unknown[0]}, which has no score")
+        first = next(iter(unknown))
+        found.problems.append(f"{REGIONS_FILE} has regions of {first}, which has no score")
     if missing:
         files = amount(missing, "file")
         found.not_looked_at.append(f"masks and outlines of {files} without a float map")
 
 
-def _name_resampled(scored: ScoreDirectory, found: Findings) -> None:
-    """Say which masks are not compared, as they were resampled."""
-    rows = {row.path: row for row in scored.scored()}
-    names = []
-    for output in rows_of(scored.outputs, OutputRow):
-        row = rows.get(output.path)
-        if row is not None and output.kind == "mask" and _is_resampled(output, row):
-            names.append(printable(output.name))
+def _has_masks(scored: StoredRows) -> bool:
+    """Return whether masks were written."""
+    parts = parts_of(scored.stored_outputs)
+    return any(pc.any(pc.equal(part["kind"], "mask")).as_py() for part in parts)
 
+
+def _with_masks(
+    scored: StoredRows, folder: Path
+) -> Generator[tuple[ScoreRow, list[OutputRow]], None, None]:
+    """Yield each row with a score, and the masks that were written for it. Both are brought into
+    the order of paths by files in `folder`, so that few are in memory."""
+    with closing(Spool(folder, OutputRow, "path")) as masks, ExitStack() as stack:
+        for part in parts_of(scored.stored_outputs):
+            masks.add_table(part.filter(pc.equal(part["kind"], "mask")))
+        parts = scored.parts()
+        if not scored.in_order:
+            rows = stack.enter_context(closing(Spool(folder, ScoreRow, "path")))
+            for part in scored.parts():
+                rows.add_table(part)
+            parts = rows.parts()
+
+        others = chain.from_iterable(rows_of(part, OutputRow) for part in masks.parts())
+        mask = next(others, None)
+        for row in chain.from_iterable(rows_of(part, ScoreRow) for part in parts):
+            while mask is not None and mask.path < row.path:
+                mask = next(others, None)
+            own = list[OutputRow]()
+            while mask is not None and mask.path == row.path:
+                own.append(mask)
+                mask = next(others, None)
+            if row.status == OK:
+                yield row, own
+
+
+def _name_resampled(scored: StoredRows, found: Findings) -> None:
+    """Say which masks are not compared, as they were resampled."""
+    noted = list[OutputRow]()
+    for part in parts_of(scored.stored_outputs):
+        has_note = pc.and_(pc.equal(part["kind"], "mask"), pc.not_equal(part["note"], ""))
+        noted += rows_of(part.filter(has_note), OutputRow)
+    if not noted:
+        return
+
+    paths = {output.path for output in noted}
+    rows = {row.path: row for row in scored.each_scored() if row.path in paths}
+    names = []
+    for output in noted:
+        if output.path in rows and _is_resampled(output, rows[output.path]):
+            names.append(printable(output.name))
     if names:
         found.not_looked_at.append(f"masks that were resampled: {first_of(names)}")
 
@@ -370,7 +438,7 @@ def _is_kept(rule: Keep, row: ScoreRow) -> bool:
 
 
 def _mask_problems(
-    scored: ScoreDirectory, row: ScoreRow, output: OutputRow, heatmap: Floats
+    scored: StoredRows, row: ScoreRow, output: OutputRow, heatmap: Floats
 ) -> Iterator[str]:
     """Yield that a mask is not where its map has regions that count."""
     mask = recorded.read_mask(scored.path, output.name, recorded.source_of(row))
@@ -391,7 +459,7 @@ def _is_mask(mask: Bools, heatmap: Floats, rule: MaskRule) -> bool:
 
 
 def _region_problems(
-    scored: ScoreDirectory, row: ScoreRow, heatmap: Floats, known: Sequence[Region]
+    scored: StoredRows, row: ScoreRow, heatmap: Floats, known: Sequence[Region]
 ) -> Iterator[str]:
     """Yield that the outlines of an image are not those of its map."""
     again = find_regions(heatmap, scored.audit.mask_rule)

@@ -3,11 +3,12 @@
 DICOM objects and pictures are not compared: they show the same values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from pyarrow import compute as pc
 
 from anodetect.errors import RunError
 from anodetect.model.scoring import ScoredImage, ScoredVolume
@@ -15,8 +16,9 @@ from anodetect.output import recorded
 from anodetect.output.formats import Source, write_files
 from anodetect.output.images import ImageMap
 from anodetect.output.volumes import VolumeMap
-from anodetect.record.directories import ScoreDirectory
+from anodetect.record.directories import StoredRows
 from anodetect.record.rows import OutputRow, ScoreRow, rows_of
+from anodetect.record.tables import parts_of
 from anodetect.types import Floats
 
 # The relative difference of scores that is accepted between machines, and of a map's values as a
@@ -28,14 +30,15 @@ Scored = ScoredImage | ScoredVolume
 
 
 class RecordedMaps:
-    """The heatmaps and masks of a score directory."""
+    """The heatmaps and masks of the files of a score directory with these `paths`."""
 
-    def __init__(self, directory: ScoreDirectory) -> None:
+    def __init__(self, directory: StoredRows, paths: Collection[str]) -> None:
         self.directory = directory
         self.masks: dict[str, str] = {}
-        for row in rows_of(directory.outputs, OutputRow):
-            if row.kind == MASK:
-                self.masks[row.path] = row.name
+        for part in parts_of(directory.stored_outputs):
+            for row in rows_of(part.filter(pc.equal(part["kind"], MASK)), OutputRow):
+                if row.path in paths:
+                    self.masks[row.path] = row.name
 
     def problem(self, row: ScoreRow, found: Sequence[Scored], *, exact: bool) -> str:
         """Return how the map or the mask of a row differs from each of those that were `found`, ""

@@ -9,7 +9,7 @@ from anodetect.data.scan import scan
 from anodetect.data.truth import truth_hash
 from anodetect.errors import DataError
 from anodetect.output import recorded
-from anodetect.record.directories import ScoreDirectory
+from anodetect.record.directories import StoredRows
 from anodetect.record.rows import ScoreRow
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.stats.evaluation import Measure
@@ -37,14 +37,14 @@ class Remeasured:
             self.others.append(row.path)
 
 
-def measure_pixels(scored: ScoreDirectory, data: Path | None) -> Remeasured:
+def measure_pixels(scored: StoredRows, data: Path | None) -> Remeasured:
     """Measure the pixels of a score directory's labelled images by the masks in the folder `data`.
 
     RunError if a map is damaged.
     """
     if data is None:
         return Remeasured(why="--data FOLDER says where the images and their masks are")
-    if any(row.is_volume and row.label is not None for row in scored.scored()):
+    if any(row.is_volume and row.label is not None for row in scored.each_scored()):
         return Remeasured(why="those of volumes are not measured again, nor are true masks read")
     try:
         records = {record.id: record for record in scan(data, follow_symlinks=True).records}
@@ -53,12 +53,12 @@ def measure_pixels(scored: ScoreDirectory, data: Path | None) -> Remeasured:
         return Remeasured(why=f"their masks cannot be found: {error}")
 
 
-def _measured(scored: ScoreDirectory, data: Path, records: dict[str, Record]) -> Remeasured:
+def _measured(scored: StoredRows, data: Path, records: dict[str, Record]) -> Remeasured:
     """Measure labelled images whose records in `data` are known by their paths."""
     audit, found = scored.audit, Remeasured()
     without_map, unknown = 0, list[str]()
     measure = Measure(audit.calibration, audit.far or DEFAULT_FAR, masks=True)
-    for row in scored.scored():
+    for row in scored.each_scored():
         if row.label is None or row.score is None:
             continue
         record = records.get(row.path)

@@ -19,6 +19,8 @@ from anodetect.model.loading import Failed
 from anodetect.model.model import Model
 from anodetect.model.scoring import ScoredImage, ScoredVolume, score_records
 from anodetect.record import channel_files, directories, environment, runs, threads
+from anodetect.record.decisions import is_ok
+from anodetect.record.directories import StoredRows
 from anodetect.record.rows import ScoreRow
 from anodetect.remote.paths import place
 from anodetect.types import Silent
@@ -38,7 +40,7 @@ def rescore(
     Scores, heatmaps and masks must be the same to the last bit, on as many threads, where versions
     and machine are those of the record; elsewhere within CLOSE.
     """
-    scored = directories.read(path)
+    scored = directories.opened(path)
     run = runs.read(run_path or Path(scored.audit.run_path))
     if run.model_sha256 != scored.audit.model_sha256:
         return [f"the model at {run.path} is not the one that scored"]
@@ -48,10 +50,9 @@ def rescore(
     if "bits" in scored.audit.roi:
         model.preprocess.roi = roi_of(scored.audit.roi)
     same_host = environment.host(device_type(device)) == scored.audit.host
-    rows = scored.scored()
-    chosen = np.random.default_rng().choice(len(rows), min(count, len(rows)), replace=False)
-    find, maps = RecordFinder(place(root or scored.audit.root)), RecordedMaps(scored)
-    left, problems = [rows[number] for number in sorted(chosen)], {}
+    left, problems = _chosen(scored, count), {}
+    paths = {row.path for row in left}
+    find, maps = RecordFinder(place(root or scored.audit.root)), RecordedMaps(scored, paths)
     before = threads.in_use()
     recorded = scored.audit.threads if same_host else ()
     try:
@@ -64,6 +65,14 @@ def rescore(
     finally:
         threads.limit(before)
     return [problem for problem in problems.values() if problem]
+
+
+def _chosen(scored: StoredRows, count: int) -> list[ScoreRow]:
+    """Return so many random rows with a score, all if they are fewer, in their order."""
+    total = sum(int(is_ok(part).sum()) for part in scored.parts())
+    chosen = np.random.default_rng().choice(total, min(count, total), replace=False)
+    numbers = set(chosen.tolist())
+    return [row for number, row in enumerate(scored.each_scored()) if number in numbers]
 
 
 def _problem(row: ScoreRow, record: Record, model: Model, maps: RecordedMaps, exact: bool) -> str:

@@ -73,7 +73,7 @@ def _with_all_recomputed(
     the masks in `data`."""
     from anodetect.commands.recompute import recompute  # with all that `score` concludes with
 
-    found = recompute(directories.read(path), run, data)
+    found = recompute(directories.opened(path), run, data)
     not_looked_at = (*verdict.not_looked_at, *found.not_looked_at)
     verdict = replace(verdict, not_looked_at=not_looked_at)
     return _broken(verdict, found.problems) if found.problems else verdict

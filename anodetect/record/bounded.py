@@ -27,20 +27,26 @@ AT_ONCE = 2**16  # rows that are read at a time
 def bounded_table(stream: IO[bytes]) -> pa.Table:
     """Return the table in an open Parquet file; ValueError if it is larger than its file can be,
     and what pyarrow raises."""
+    return pa.concat_tables(bounded_parts(stream, AT_ONCE))
+
+
+def bounded_parts(stream: IO[bytes], most: int) -> Iterator[pa.Table]:
+    """Yield the rows in an open Parquet file in order, at most so many at a time, after an empty
+    table; ValueError if they are more than its file can be, and what pyarrow raises."""
     with parquet.ParquetFile(stream) as source:
         check_all(source, stream)
         schema, metadata = source.schema_arrow, source.metadata
         texts = [field.name for field in schema if field.type == pa.string()]
 
-        room, parts = SOME + TEXT_A_ROW * metadata.num_rows, [schema.empty_table()]
+        room = SOME + TEXT_A_ROW * metadata.num_rows
+        yield schema.empty_table()
         with parquet.ParquetFile(stream, metadata=metadata, read_dictionary=texts) as coded:
-            for groups in _in_parts(metadata):
-                part = coded.read_row_groups(groups)
+            for batch in coded.iter_batches(most, use_threads=False):
+                part = pa.Table.from_batches([batch])
                 room -= sum(_length(part[name]) for name in texts)
                 if room < 0:
                     raise ValueError("its texts are too long")
-                parts.append(part.cast(schema))
-    return pa.concat_tables(parts)
+                yield part.cast(schema)
 
 
 def check_all(source: parquet.ParquetFile, stream: IO[bytes]) -> None:
@@ -74,20 +80,6 @@ def _is_flat(kind: pa.DataType) -> bool:
     if pa.types.is_fixed_size_list(kind):
         return bool(kind.list_size <= LONGEST_VECTOR and pa.types.is_floating(kind.value_type))
     return bool(pa.types.is_primitive(kind) or kind in (pa.string(), pa.null()))
-
-
-def _in_parts(metadata: parquet.FileMetaData) -> Iterator[list[int]]:
-    """Yield the numbers of row groups that are read together: AT_ONCE rows, or a single group."""
-    numbers, rows = list[int](), 0
-    for number in range(metadata.num_row_groups):
-        count = metadata.row_group(number).num_rows
-        if numbers and rows + count > AT_ONCE:
-            yield numbers
-            numbers, rows = [], 0
-        numbers.append(number)
-        rows += count
-    if numbers:
-        yield numbers
 
 
 def _length(column: pa.ChunkedArray) -> int:

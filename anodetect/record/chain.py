@@ -39,11 +39,16 @@ def row_hash(row: ScoreRow) -> str:
     return sha256(canonical(without_nan(values))).hexdigest()
 
 
+def next_value(value: str, own: str) -> str:
+    """Return the chain's value after a row with the hash `own`, before which it had this value."""
+    return sha256(f"{value}{own}".encode()).hexdigest()
+
+
 def chain_values(hashes: Iterable[str]) -> Iterator[str]:
     """Yield the chain's value after each of the rows with these hashes."""
     value = START
     for each in hashes:
-        value = sha256(f"{value}{each}".encode()).hexdigest()
+        value = next_value(value, each)
         yield value
 
 
@@ -66,7 +71,7 @@ class Chain:
             builder = TableBuilder(ChainRow)
             for row in rows_of(part, ScoreRow):
                 own = row_hash(row)
-                self.end = sha256(f"{self.end}{own}".encode()).hexdigest()
+                self.end = next_value(self.end, own)
                 builder.add(ChainRow(path=row.path, row=own, chain=self.end))
             yield builder.table()
 

@@ -24,10 +24,11 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,14 @@ from anodetect.record.rows import (
     rows_of,
     to_table,
 )
-from anodetect.record.tables import ParquetParts, Rows, read_table, write_table
+from anodetect.record.tables import (
+    ParquetParts,
+    Rows,
+    chosen_columns,
+    parts_of,
+    read_table,
+    write_table,
+)
 from anodetect.remote.paths import local
 
 FORMAT, OLDEST = 3, 2
@@ -98,14 +106,81 @@ class Tables:
     outputs: Rows = field(default_factory=lambda: to_table([], OutputRow))
 
 
+class StoredRows:
+    """The rows of a score directory, which need not be in memory together, and what audit.json says
+    of them."""
+
+    path: Path
+    audit: Audit
+
+    @property
+    def stored(self) -> Rows:
+        """The rows of ScoreRow, in a table or a file."""
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        """The number of rows."""
+        return len(self.stored)
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield the rows in order, PART at a time; an empty table if there are none."""
+        return parts_of(self.stored)
+
+    def each(self) -> Iterator[ScoreRow]:
+        """Yield the rows, none of which is kept."""
+        for part in self.parts():
+            yield from rows_of(part, ScoreRow)
+
+    def each_scored(self) -> Iterator[ScoreRow]:
+        """Yield the rows with a score, none of which is kept."""
+        return (row for row in self.each() if row.status == OK)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return some columns of all rows."""
+        return chosen_columns(self.parts(), names)
+
+    @cached_property
+    def in_order(self) -> bool:
+        """True if the path of each row comes after that of the row before."""
+        last = ""
+        for part in self.parts():
+            paths = part["path"].to_pylist()
+            if any(first >= second for first, second in pairwise([last, *paths])):
+                return False
+            last = paths[-1] if paths else last
+        return True
+
+    @property
+    def stored_outputs(self) -> Rows:
+        """The rows of OutputRow of every file of the record that is no table; RunError while they
+        are read if they cannot be."""
+        return _outputs(self.path, self.audit.format)
+
+    @property
+    def links(self) -> ParquetParts:
+        """The rows of ChainRow, in the order in which the rows were written; RunError while they
+        are read if they cannot be."""
+        return ParquetParts(self.path / CHAIN, ChainRow, {})
+
+    @property
+    def timings(self) -> ParquetParts:
+        """The rows of TimingRow; RunError while they are read if they cannot be."""
+        return ParquetParts(self.path / "timings.parquet", TimingRow, {})
+
+
 @dataclass(frozen=True)
-class ScoreDirectory:
+class ScoreDirectory(StoredRows):
     """A score directory as it was read: what audit.json says, and a table of ScoreRow, which takes
     a tenth of the memory of `rows`."""
 
     path: Path
     audit: Audit
     table: pa.Table
+
+    @property
+    def stored(self) -> Rows:
+        return self.table
 
     @cached_property
     def rows(self) -> list[ScoreRow]:
@@ -120,10 +195,6 @@ class ScoreDirectory:
         """Return the row at a place; raise IndexError where there is none."""
         return self.rows[number]
 
-    def each(self) -> Iterator[ScoreRow]:
-        """Yield the rows, none of which is kept."""
-        return rows_of(self.table, ScoreRow)
-
     def scored(self) -> list[ScoreRow]:
         """Return the rows with a score."""
         return [row for row in self.rows if row.status == OK]
@@ -137,6 +208,19 @@ class ScoreDirectory:
         """Return the hash that was recorded of an output; "" if there is none of this name."""
         place = pc.index(self.outputs["name"], name).as_py()
         return "" if place < 0 else str(self.outputs["sha256"][place])
+
+
+@dataclass(frozen=True)
+class LongDirectory(StoredRows):
+    """A score directory whose rows stay in their file, and are read a part at a time."""
+
+    path: Path
+    audit: Audit
+    file: ParquetParts
+
+    @property
+    def stored(self) -> Rows:
+        return self.file
 
 
 # -- Writing ---------------------------------------------------------------------------------------
@@ -251,6 +335,16 @@ def read(path: Path) -> ScoreDirectory:
     return ScoreDirectory(path, audit, read_table(file, ScoreRow, _added(audit.format)))
 
 
+def opened(path: Path) -> LongDirectory:
+    """Return a score directory whose rows are not kept in memory; RunError as for `read`, for which
+    all of them are read once."""
+    audit = read_audit(path)
+    rows = score_parts(path, audit.format)
+    for _ in rows.parts():
+        pass
+    return LongDirectory(path, audit, rows)
+
+
 def read_audit(path: Path) -> Audit:
     """Return what the audit.json of a score directory says; RunError as for `read`."""
     return _audit_of(path, audit_content(path))
@@ -278,12 +372,8 @@ def score_parts(path: Path, version: int) -> ParquetParts:
 def hashes_below(path: Path, folder: str) -> dict[str, str]:
     """Return the hashes that were recorded of the outputs whose names start with `folder`, by their
     names."""
-    content, found = audit_content(path), dict[str, str]()
-    parts: Iterable[pa.Table] = [read_outputs(path)]
-    if content["format"] != format2.FORMAT:
-        file = path / "outputs.parquet"
-        parts = ParquetParts(file, OutputRow, ADDED_TO_OUTPUTS).parts()
-    for part in parts:
+    found = dict[str, str]()
+    for part in parts_of(_outputs(path, audit_content(path)["format"])):
         chosen = part.filter(pc.starts_with(part["name"], folder))
         found |= dict(zip(chosen["name"].to_pylist(), chosen["sha256"].to_pylist(), strict=True))
     return found
@@ -407,7 +497,15 @@ def read_outputs(path: Path) -> pa.Table:
     content = audit_content(path)
     if content["format"] == format2.FORMAT:
         return format2.output_table(content)
-    return read_table(path / "outputs.parquet", OutputRow, ADDED_TO_OUTPUTS)
+    return read_table(path / OUTPUTS, OutputRow, ADDED_TO_OUTPUTS)
+
+
+def _outputs(path: Path, number: int) -> Rows:
+    """Return the rows that `read_outputs` returns, of a format with this number, to be read a part
+    at a time."""
+    if number == format2.FORMAT:
+        return read_outputs(path)
+    return ParquetParts(path / OUTPUTS, OutputRow, ADDED_TO_OUTPUTS)
 
 
 def group_table(path: Path) -> pa.Table:
@@ -443,14 +541,21 @@ def read_timings(path: Path) -> list[TimingRow]:
     return list(rows_of(read_table(path / "timings.parquet", TimingRow), TimingRow))
 
 
-def files(path: Path) -> list[str]:
-    """Return the names of all that lies below `path` beside folders and what is outside a record,
-    in order: also links, pipes, and what an interrupted write has left."""
-    names = []
-    for parent, folders, others in os.walk(path):
-        links = [name for name in folders if Path(parent, name).is_symlink()]
-        for each in (*others, *links):
-            name = Path(parent, each).relative_to(path).as_posix()
-            if name not in OUTSIDE and not REVIEWS.fullmatch(name):
-                names.append(name)
-    return sorted(names)
+def files(path: Path) -> Iterator[str]:
+    """Yield the names of all that lies below `path` beside folders and what is outside a record:
+    also links, pipes, and what an interrupted write has left."""
+    folders = [path]
+    while folders:
+        try:
+            entries = os.scandir(folders.pop())
+        except OSError:
+            continue  # which nobody may look into
+
+        with entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                    continue
+                name = Path(entry.path).relative_to(path).as_posix()
+                if name not in OUTSIDE and not REVIEWS.fullmatch(name):
+                    yield name

@@ -126,6 +126,7 @@ class _Header:
             head = self._byte()
             if head == STOP:
                 return fields
+
             step, kind = head >> 4, head & 15
             last = last + step if step else self._integer()
             if last in fields:

@@ -177,7 +177,7 @@ class SignedEnd(Signature):
 def verify(
     folder: Path,
     audit: Audit,
-    rows: Sequence[ScoreRow],
+    rows: Iterable[ScoreRow],
     *,
     kept: str | None = None,
     trusted: Ed25519PublicKey | None = None,
@@ -193,9 +193,11 @@ def verify(
         return Reviewed(part_of([str(error)], "broken", ""), 0, "")
 
     own = [review for review in all_reviews if review.head == head]
-    problems = [*broken(own, head), *mismatches(own, rows), *_wrong_times(own, audit.ended)]
+    named = {review.path for review in own}
+    known = {row.path: row for row in rows if row.path in named} if own else {}
+    problems = [*broken(own, head), *mismatches(own, known), *_wrong_times(own, audit.ended)]
     given = [review for review in own if review.verdict != ERASED]
-    if fault := study.fault(plan, given, {row.path: row for row in rows}):
+    if fault := study.fault(plan, given, known):
         problems.append(fault)
     erased = len(own) - len(given)
     if own and erased != sum(each.reviews for each in audit.erased):
@@ -296,9 +298,9 @@ def broken(reviews: Sequence[Review], head: str) -> Iterator[str]:
         previous = review.hash
 
 
-def mismatches(reviews: Sequence[Review], rows: Sequence[ScoreRow]) -> Iterator[str]:
-    """Yield what is wrong with the first review that does not fit the rows or the other reviews."""
-    by_path = {row.path: row for row in rows}
+def mismatches(reviews: Sequence[Review], by_path: Mapping[str, ScoreRow]) -> Iterator[str]:
+    """Yield what is wrong with the first review that does not fit the row of its path or the other
+    reviews."""
     by_number = {review.number: review for review in reviews}
     by_id: dict[str, int] = {}
     for review in reviews:

@@ -2,12 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias
 
 import pyarrow as pa
 from pyarrow import csv as pa_csv
@@ -15,11 +15,12 @@ from pyarrow import parquet
 
 from anodetect.errors import RunError, one_line
 from anodetect.files import atomic, refuse_strange
-from anodetect.record.bounded import bounded_table, check_all, check_shape
+from anodetect.record.bounded import MOST_COLUMNS, bounded_parts, bounded_table, check_shape
 from anodetect.record.pages import check_pages
-from anodetect.record.rows import Row, check_columns, schema_of
+from anodetect.record.rows import LONGEST_TEXT, Row, check_columns, schema_of
 
 PART = 4096  # rows that are written at a time, as a row group; a power of two
+LONGEST_LINE = MOST_COLUMNS * LONGEST_TEXT  # characters of a CSV file
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 WRITERS = {"parquet": parquet.ParquetWriter, "csv": pa_csv.CSVWriter}
 
@@ -50,6 +51,20 @@ def parts_of(rows: Rows) -> Iterator[pa.Table]:
         yield rows.slice(start, PART)
 
 
+def in_parts(pieces: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of tables that have the same columns, PART at a time; an empty table if there
+    are tables but no rows."""
+    rest: pa.Table | None = None
+    is_first = True
+    for piece in pieces:
+        rest = pa.concat_tables([rest, piece]) if rest is not None and len(rest) else piece
+        while len(rest) >= PART:
+            yield rest.slice(0, PART)
+            rest, is_first = rest.slice(PART), False
+    if rest is not None and (len(rest) or is_first):
+        yield rest
+
+
 @dataclass(frozen=True)
 class WithColumns:
     """Rows with the columns of `schema`. Those that `columns` has, a table with as many rows, take
@@ -74,6 +89,19 @@ class WithColumns:
                     columns.append(part[name])
             start += len(part)
             yield pa.table(columns, schema=self.schema)
+
+
+def chosen_columns(parts: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
+    """Return some columns of tables of rows, of which there is at least one. Where each row is its
+    own group, one text stands in the columns path and group."""
+    chosen = []
+    for part in parts:
+        columns = part.select(names)
+        if {"path", "group"} <= set(names) and part["group"].equals(part["path"]):
+            place = columns.schema.get_field_index("group")
+            columns = columns.set_column(place, columns.schema.field(place), part["path"])
+        chosen.append(columns)
+    return pa.concat_tables(chosen)
 
 
 def write_table(stem: Path, rows: Rows, formats: Sequence[str] = ("parquet",)) -> list[Path]:
@@ -143,12 +171,11 @@ class ParquetParts:
         """Yield the rows in order, PART at a time; an empty table if there are none."""
         refuse_strange(self.file)
         with readable(self.file), self.file.open("rb") as stream:
-            opened = parquet.ParquetFile(stream)
-            check_all(opened, stream)
-            yield _completed(opened.schema_arrow.empty_table(), self.row_type, self.added)
-            for batch in opened.iter_batches(PART, use_threads=False):
-                table = pa.Table.from_batches([batch])
-                yield _completed(table, self.row_type, self.added)
+            yield from in_parts(self._read(stream))
+
+    def _read(self, stream: IO[bytes]) -> Iterator[pa.Table]:
+        for table in bounded_parts(stream, PART):
+            yield _completed(table, self.row_type, self.added)
 
 
 def groups_with(path: str, file: Path, row_type: type[Row]) -> Iterator[tuple[int, pa.Table]]:
@@ -190,31 +217,53 @@ def parquet_table(file: Path) -> pa.Table:
         return bounded_table(stream)
 
 
-def csv_difference(file: Path, table: pa.Table) -> int | None:
-    """Return the number of the first line of a CSV file that does not say what the table says, None
-    if all do. RunError if the file cannot be read.
+def csv_difference(file: Path, rows: Rows) -> int | None:
+    """Return the number of the first line of a CSV file that does not say what the rows of a table
+    say, None if all do. RunError if the file cannot be read.
 
     Columns at the end that the file lacks are those of later releases.
     """
     refuse_strange(file)
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.reader(stream, strict=True))
+            lines = csv.reader(_lines(stream), strict=True)
+            number = _first_other(lines, rows)
+            for _ in lines:
+                pass  # so that what cannot be read is found there, too
+            return number
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{file.parent}: {file.name} cannot be read ({one_line(error)})") from None
 
-    names = lines[0] if lines else []
-    if names != table.column_names[: len(names)] or not names:
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Yield the lines of an open CSV file; ValueError for one that is longer than any of ours."""
+    while line := stream.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise ValueError("a line is too long")
+        yield line
+
+
+def _first_other(lines: Iterator[list[str]], rows: Rows) -> int | None:
+    """Return the number of the first line that does not say what the rows say, None if all do."""
+    names = next(lines, [])
+    if names != rows.schema.names[: len(names)] or not names:
         return 1
-    expected = io.BytesIO()
-    pa_csv.write_csv(without_formulas(table.select(names)), expected)
-    again = csv.reader(io.StringIO(expected.getvalue().decode(), newline=""))
-    for number, (first, second) in enumerate(zip_longest(lines, again), start=1):
+    pairs = zip_longest(lines, _spelled(rows, names))
+    for number, (first, second) in enumerate(pairs, start=2):
         if first is None or second is None or not all(map(_same_cell, first, second)):
             return number
         if len(first) != len(second):
             return number
     return None
+
+
+def _spelled(rows: Rows, names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the lines of these columns as a CSV file has them, without the first one."""
+    without_names = pa_csv.WriteOptions(include_header=False)
+    for part in parts_of(rows):
+        expected = io.BytesIO()
+        pa_csv.write_csv(without_formulas(part.select(names)), expected, without_names)
+        yield from csv.reader(io.StringIO(expected.getvalue().decode(), newline=""))
 
 
 def _same_cell(first: str, second: str) -> bool:

@@ -7,28 +7,32 @@ authenticated. A head stands for the record alone: verdicts and the report have 
 signatures of their own.
 """
 
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pyarrow import compute as pc
 
 from anodetect.errors import AnodetectError, RunError
 from anodetect.files import is_below, leads_out, path_text, sha256_of
 from anodetect.record import channel_files, directories, reports, reviews, signatures
 from anodetect.record.audit import Audit
-from anodetect.record.chain import GAP, START, chain_values, head_of, row_hash
+from anodetect.record.chain import GAP, START, head_of, next_value, row_hash
 from anodetect.record.checkpoint import MODEL_FILE
 from anodetect.record.decisions import decide, decide_slices, numbers
-from anodetect.record.directories import ScoreDirectory
-from anodetect.record.keeping import not_kept
+from anodetect.record.directories import StoredRows
+from anodetect.record.keeping import ALL, not_kept
 from anodetect.record.parts import Part, part_of
 from anodetect.record.rows import ChainRow, OutputRow, ScoreRow, rows_of
 from anodetect.record.signatures import SIGNATURE, SignedHead
+from anodetect.record.spool import hashes_of, places_among, repeated_numbers
+from anodetect.record.tables import Rows, parts_of
 from anodetect.stats.calibration import DEFAULT_FAR
 from anodetect.words import amount, first_of
 
@@ -42,6 +46,11 @@ UNCHECKABLE = (
     pa.ArrowException,
     AnodetectError,
 )
+# The columns that decisions are compared by; they alone are in memory of all rows.
+DECIDED = (
+    "path", "group", "score", "status", "depth", "p_value", "q_value", "flagged", "threshold",
+)  # fmt: skip
+AT_ONCE = 2**12  # names of files that are looked up at a time
 
 T = TypeVar("T")
 
@@ -113,7 +122,7 @@ def verify(
     """
     trusted = signatures.public_key(key) if key else None
     try:
-        scored = directories.read(path)
+        scored = directories.opened(path)
     except RunError as error:
         if not (path / directories.AUDIT_FILE).is_file():
             raise
@@ -127,13 +136,13 @@ def verify(
     ]
     problems = [*record_problems(scored), *model_problems(audit, run, not_looked_at)]
     verdict = against(path, audit, problems, head, trusted)
-    reviewed = reviews.verify(path, audit, scored.rows, kept=kept_reviews, trusted=trusted)
+    reviewed = reviews.verify(path, audit, scored.each(), kept=kept_reviews, trusted=trusted)
     return replace(
         verdict,
         verdicts=reviewed.part,
         report=reports.verify(path, audit.head, trusted),
         not_looked_at=tuple(not_looked_at),
-        rows=len(scored.rows),
+        rows=scored.count,
         verdict_count=reviewed.count,
         verdict_end=reviewed.end,
     )
@@ -218,7 +227,7 @@ def _record_part(
     return part_of(problems, "consistent", why)
 
 
-def record_problems(scored: ScoreDirectory) -> list[str]:
+def record_problems(scored: StoredRows) -> list[str]:
     """Return what is wrong with rows, decisions, tables, outputs and head, whatever the model and
     the signature."""
     checks = (_rows, _channels, _decisions, _tables, _outputs, _head)
@@ -238,10 +247,12 @@ def found_by(checks: Iterable[Callable[[T], Iterable[str]]], checked: T) -> list
     return problems
 
 
-def _not_kept(scored: ScoreDirectory) -> Iterator[str]:
+def _not_kept(scored: StoredRows) -> Iterator[str]:
     """Yield that some files have no maps, where that was asked for."""
+    if scored.audit.keep == ALL:
+        return
     try:
-        count = not_kept(scored.table, scored.audit)
+        count = sum(not_kept(part, scored.audit) for part in scored.parts())
     except UNCHECKABLE:
         return  # the checks of rows and of decisions say why
     if count:
@@ -251,20 +262,25 @@ def _not_kept(scored: ScoreDirectory) -> Iterator[str]:
         )
 
 
-def _unlisted_files(scored: ScoreDirectory) -> list[str]:
+def _unlisted_files(scored: StoredRows) -> list[str]:
     """Return a sentence about files in the directory that are no part of the record."""
     try:
-        listed = {*scored.audit.tables, *scored.outputs["name"].to_pylist()}
+        listed = _name_hashes(scored.stored_outputs) + hashes_of(scored.audit.tables)
     except AnodetectError:
         return []  # the check of outputs says why
-    extra = [name for name in directories.files(scored.path) if name not in listed]
+    found, extra = directories.files(scored.path), list[str]()
+    known = np.sort(np.array(listed))
+    while names := list(islice(found, AT_ONCE)):
+        places = places_among(np.array(hashes_of(names)), known)
+        extra += [names[number] for number in np.flatnonzero(places < 0)]
+    extra.sort()
     if not extra:
         return []
     count = amount(len(extra), "file is", "files are")
     return [f"{count} not part of the record: {first_of([path_text(name) for name in extra])}"]
 
 
-def _head(scored: ScoreDirectory) -> Iterator[str]:
+def _head(scored: StoredRows) -> Iterator[str]:
     return head_problems(scored.path, scored.audit)
 
 
@@ -274,18 +290,29 @@ def head_problems(path: Path, audit: Audit) -> Iterator[str]:
         yield "audit.json was changed: its contents do not give its head"
 
 
-def _tables(scored: ScoreDirectory) -> Iterator[str]:
+def _tables(scored: StoredRows) -> Iterator[str]:
     for name, digest in scored.audit.tables.items():
         yield from file_problems(scored.path, name, digest)
 
 
-def _outputs(scored: ScoreDirectory) -> Iterator[str]:
-    names = set[str]()
-    for row in rows_of(scored.outputs, OutputRow):
-        if row.name in names:
-            yield f"{row.name} is in outputs.parquet twice"
-        names.add(row.name)
-        yield from file_problems(scored.path, row.name, row.sha256)
+def _outputs(scored: StoredRows) -> Iterator[str]:
+    outputs, names = scored.stored_outputs, set[str]()
+    several = repeated_numbers(_name_hashes(outputs))
+    for part in parts_of(outputs):
+        for row in rows_of(part, OutputRow):
+            if hash(row.name) in several:
+                if row.name in names:
+                    yield f"{row.name} is in outputs.parquet twice"
+                names.add(row.name)
+            yield from file_problems(scored.path, row.name, row.sha256)
+
+
+def _name_hashes(outputs: Rows) -> "array[int]":
+    """Return the hash of the name of each output, which takes a tenth of the memory."""
+    hashes = array("q")
+    for part in parts_of(outputs):
+        hashes.extend(hashes_of(part["name"].to_pylist()))
+    return hashes
 
 
 def file_problems(path: Path, name: str, digest: str) -> Iterator[str]:
@@ -298,44 +325,90 @@ def file_problems(path: Path, name: str, digest: str) -> Iterator[str]:
         yield f"{name} was changed"
 
 
-def _rows(scored: ScoreDirectory) -> Iterator[str]:
+def _rows(scored: StoredRows) -> Iterator[str]:
     """Yield what is wrong with the first record that does not hold."""
     try:
-        links = directories.read_chain(scored.path)
+        end = _end_of(_links(scored))
     except RunError as error:
         yield str(error)
         return
-    changed = _first_changed(scored.rows, links)
-    if changed:
+    follow = scored.in_order and _rows_follow(scored)
+    if not follow and (changed := _first_changed(scored)):
         yield changed
         return
 
-    kept = [link.path for link in links if link.path != GAP]
-    erased = len(links) - len(kept)
-    if erased != scored.audit.erased_rows().total():
-        yield f"{amount(erased, 'row is', 'rows are')} erased, which audit.json does not say"
-    if [row.path for row in scored.rows] != kept:
+    if end.gaps != scored.audit.erased_rows().total():
+        yield f"{amount(end.gaps, 'row is', 'rows are')} erased, which audit.json does not say"
+    if not follow and not _is_as_linked(scored):
         yield "the records are not in the order they were written in"
-
-    value = START
-    values = chain_values(link.row for link in links)
-    for number, (link, value) in enumerate(zip(links, values, strict=True), start=1):
-        if value != link.chain:
-            yield f"the chain breaks at record {number} ({link.path})"
-            return
-    if value != scored.audit.chain or len(links) != scored.audit.rows:
+    if end.broken:
+        yield end.broken
+    elif end.value != scored.audit.chain or end.count != scored.audit.rows:
         yield "the chain does not end where audit.json says it does"
 
 
-def _first_changed(rows: Sequence[ScoreRow], links: Sequence[ChainRow]) -> str:
-    """Return the first row that is not that of the chain, is missing or was added; "" for none."""
-    hashes = dict[str, str]()
-    for row in rows:
+def _links(scored: StoredRows) -> Iterator[ChainRow]:
+    """Yield the links of all rows; RunError if they cannot be read."""
+    for part in scored.links.parts():
+        yield from rows_of(part, ChainRow)
+
+
+def _kept_links(scored: StoredRows) -> Iterator[ChainRow]:
+    """Yield the links of rows that were not erased."""
+    return (link for link in _links(scored) if link.path != GAP)
+
+
+def _rows_follow(scored: StoredRows) -> bool:
+    """Return whether rows and links that were not erased have the same paths and hashes, one after
+    the other. Of each file the rows of a part are in memory."""
+    for row, link in zip_longest(scored.each(), _kept_links(scored)):
+        if row is None or link is None or row.path != link.path or row_hash(row) != link.row:
+            return False
+    return True
+
+
+def _is_as_linked(scored: StoredRows) -> bool:
+    """Return whether rows and links that were not erased have the same paths, one after the
+    other."""
+    for row, link in zip_longest(scored.each(), _kept_links(scored)):
+        if row is None or link is None or row.path != link.path:
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last value of a chain, how many links it has and how many of them are of rows that were
+    erased, and where it breaks first, "" if it does not."""
+
+    value: str
+    count: int
+    gaps: int
+    broken: str
+
+
+def _end_of(links: Iterator[ChainRow]) -> _End:
+    """Follow a chain to its end."""
+    value, number, gaps, broken = START, 0, 0, ""
+    for number, link in enumerate(links, start=1):
+        value = next_value(value, link.row)
+        gaps += link.path == GAP
+        if value != link.chain and not broken:
+            broken = f"the chain breaks at record {number} ({link.path})"
+    return _End(value, number, gaps, broken)
+
+
+def _first_changed(scored: StoredRows) -> str:
+    """Return the first row that is not that of the chain, is missing or was added; "" for none. The
+    hashes of all rows are in memory."""
+    hashes, written = dict[str, str](), set[str]()
+    for row in scored.each():
         if row.path in hashes:
             return f"{row.path} is in scores.parquet twice"
         hashes[row.path] = row_hash(row)
 
-    for number, link in enumerate(links, start=1):
+    for number, link in enumerate(_links(scored), start=1):
+        written.add(link.path)
         if link.path == GAP:
             continue
         if link.path not in hashes:
@@ -343,15 +416,16 @@ def _first_changed(rows: Sequence[ScoreRow], links: Sequence[ChainRow]) -> str:
         if hashes[link.path] != link.row:
             return f"record {number} ({link.path}) was changed"
 
-    written = {link.path for link in links}
-    for row in rows:
-        if row.path not in written:
-            return f"{row.path} was added to scores.parquet"
-    return ""
+    added = (path for path in hashes if path not in written)
+    return next((f"{path} was added to scores.parquet" for path in added), "")
 
 
-def _channels(scored: ScoreDirectory) -> Iterator[str]:
-    return channel_problems(scored.rows)
+def _channels(scored: StoredRows) -> Iterator[str]:
+    for part in scored.parts():
+        several = part.filter(pc.not_equal(part["channels"], ""))
+        for problem in channel_problems(rows_of(several, ScoreRow)):
+            yield problem
+            return
 
 
 def channel_problems(rows: Iterable[ScoreRow]) -> Iterator[str]:
@@ -363,17 +437,17 @@ def channel_problems(rows: Iterable[ScoreRow]) -> Iterator[str]:
             return
 
 
-def _decisions(scored: ScoreDirectory) -> Iterator[str]:
+def _decisions(scored: StoredRows) -> Iterator[str]:
     """Yield what is wrong with p-values, q-values, flags and counts: they must be those that scores
     and calibration give."""
     calibration, rule = scored.audit.calibration, scored.audit.rule
-    slices = directories.slice_table(scored.path)
-    again, groups_again, _ = decide(scored.table, calibration, rule, slices=slices)
-    before = decide(scored.table, calibration, rule, by_size=False)[1]
+    slices, rows = directories.slice_table(scored.path), scored.columns(DECIDED)
+    again, groups_again, _ = decide(rows, calibration, rule, slices=slices)
+    before = decide(rows, calibration, rule, by_size=False)[1]
     columns = _decided(scored.audit)
     if calibration.groups:  # older releases have a threshold without calibration images
         columns = (*columns, *("threshold",) * ("flagged" in columns))
-    place = _first_difference(scored.table, again, columns)
+    place = _first_difference(rows, again, columns)
     if place is not None:
         name = again["path"][place]
         yield f"record {place + 1} ({name}): its decision does not follow from its score"
@@ -398,7 +472,9 @@ def _decisions(scored: ScoreDirectory) -> Iterator[str]:
     if not expected.is_like(scored.audit.mask_rule):
         yield "the rule of masks does not follow from the calibration"
 
-    counts = Counter(row.status for row in scored.rows) + scored.audit.erased_rows()
+    counts = scored.audit.erased_rows()
+    for each in pc.value_counts(rows["status"]).to_pylist():
+        counts[each["values"]] += each["counts"]
     if dict(counts) != scored.audit.counts:
         yield "the counts in audit.json are not those of the rows"
 
