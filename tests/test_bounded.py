@@ -11,7 +11,7 @@ from pyarrow import parquet
 from anodetect.errors import RunError
 from anodetect.record import alike, bounded, pages
 from anodetect.record.rows import GroupRow, TimingRow, schema_of
-from anodetect.record.tables import ParquetParts, groups_with, read_table, write_table
+from anodetect.record.tables import ParquetParts, groups_between, read_table, write_table
 
 
 def written(table, **options):
@@ -140,7 +140,7 @@ def test_a_page_that_says_that_it_is_very_large_is_refused_before_it_is_read(tmp
     with pytest.raises(RunError, match=text):
         list(ParquetParts(tmp_path / "timings.parquet", TimingRow, {}).parts())
     with pytest.raises(ValueError, match=text.partition(": ")[2]):
-        list(groups_with("", tmp_path / "timings.parquet", TimingRow))
+        list(groups_between("", "", tmp_path / "timings.parquet", TimingRow))
 
 
 def test_texts_that_share_their_beginnings_in_the_file_are_refused():

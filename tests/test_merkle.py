@@ -3,6 +3,7 @@ against a tree made by the definition, and against whoever changes anything."""
 
 import json
 import shutil
+from collections import Counter
 from hashlib import sha256
 
 import numpy as np
@@ -329,6 +330,101 @@ def test_a_damaged_table_is_told_and_no_traceback(copy, name, seed):
         assert "not a readable score directory" in anodetect.verify(copy, row=path).problems[0]
 
 
+# -- Several rows ----------------------------------------------------------------------------------
+
+
+def test_rows_from_one_number_to_another_are_authenticated_by_the_head(scored):
+    head, rows = directories.read(scored).audit.head, directories.read(scored).rows
+    outputs = pq.read_table(scored / OUTPUTS)["path"].to_pylist()
+    for first, last in [(1, 1), (1, 4), (3, 6), (5, 12), (2, 40), (40, 40)]:
+        verdict = anodetect.verify(scored, rows=f"{first}:{last}", head=head)
+        assert (verdict.problems, verdict.numbers, verdict.row) == ((), f"{first}:{last}", "")
+        assert verdict.authenticated
+        ends = f"from {rows[first - 1].path} to {rows[last - 1].path}"
+        assert f"checked: {last - first + 1} rows, {ends}" in verdict.notes[0]
+        paths = {row.path for row in rows[first - 1 : last]}
+        count = sum(path in paths for path in outputs)
+        assert f"and {count} files" in verdict.notes[0]
+    assert "other rows and their files" in verdict.not_looked_at[0]
+    problems = anodetect.verify(scored, rows="1:4", head="0" * 64).problems
+    assert "not the one that was kept" in problems[0]
+
+
+def test_only_the_row_groups_of_the_rows_are_read(scored, monkeypatch):
+    read, real = Counter(), pq.ParquetFile.read_row_group
+
+    def counted(self, number, *rest, **options):
+        read[number, tuple(self.schema_arrow.names)] += 1
+        return real(self, number, *rest, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(directories, "read_table", None)
+    assert anodetect.verify(scored, rows="9:12").intact
+    names = tuple(field.name for field in schema_of(ChainRow))
+    assert [number for number, columns in read if columns == names] == [2]
+    assert len(read) < pq.ParquetFile(scored / OUTPUTS).num_row_groups
+
+
+@pytest.mark.parametrize("place", [8, 9, 11])
+@pytest.mark.parametrize("how", ["changed", "missing from", "added to", "in scores.parquet twice"])
+def test_a_row_among_them_that_is_not_as_it_was_is_named(copy, place, how):
+    name = row_of(copy, place).path
+
+    def change(rows):
+        if how == "changed":
+            rows[place]["score"] = 0.5
+        elif how == "missing from":
+            del rows[place]
+        elif how == "added to":
+            rows.insert(place + 1, rows[place] | {"path": f"{name}~"})
+        else:
+            rows.insert(place, rows[place])
+        return rows
+
+    edit(copy / "scores.parquet", change)
+    for numbers in ("9:12", "1:40"):
+        problems = anodetect.verify(copy, rows=numbers).problems
+        if how == "added to" and place == 11 and numbers == "9:12":
+            assert problems == ()  # it is behind the last of them
+        else:
+            assert len(problems) == 1 and how in problems[0] and problems[0].startswith(name)
+    for numbers in ("1:8", "14:40"):
+        assert anodetect.verify(copy, rows=numbers).intact
+
+
+def test_files_and_links_of_rows_that_are_not_as_they_were_are_named(copy, scored):
+    row = row_of(copy, 9)
+    (copy / row.heatmap).write_bytes(b"else")
+    assert anodetect.verify(copy, rows="9:12").problems == (f"{row.heatmap} was changed",)
+    assert anodetect.verify(copy, rows="5:9").intact
+    shutil.copy(scored / row.heatmap, copy / row.heatmap)
+    edit(copy / CHAIN, lambda links: links[4:8] + links[:4] + links[8:])
+    assert not anodetect.verify(copy, rows="4:5").intact
+    assert anodetect.verify(copy, rows="9:40").intact
+    edit(copy / CHAIN, lambda links: links[:38])
+    assert not anodetect.verify(copy, rows="38:40").intact
+
+
+@pytest.mark.parametrize("numbers", ["", "x", "1", "0:3", "3:2", "1:41", "-1:2", "1:2:3", "1:²"])
+def test_numbers_of_no_rows_are_refused(copy, numbers):
+    with pytest.raises(ConfigError, match=r"A:B with numbers from 1 to 40 is expected"):
+        anodetect.verify(copy, rows=numbers)
+    with pytest.raises(ConfigError, match="name one of the two"):
+        anodetect.verify(copy, rows="1:2", row="x")
+
+
+def test_rows_are_checked_over_the_gaps_of_what_was_erased(copy):
+    rows = directories.read(copy).rows
+    gone = rows[8:13]  # a whole row group, and a row of the next
+    for row in gone:
+        forget(copy, row.group)
+    head = directories.read(copy).audit.head
+    verdict = anodetect.verify(copy, rows="7:16", head=head)
+    assert verdict.authenticated
+    assert "checked: 5 rows" in verdict.notes[0] and "5 rows with these" in verdict.notes[0]
+    assert anodetect.verify(copy, rows="9:12").notes[0].startswith("checked: 4 rows with these")
+
+
 # -- Other ways to a record ------------------------------------------------------------------------
 
 
@@ -372,6 +468,9 @@ def test_the_command_names_the_row_and_ends_with_1_where_it_was_changed(copy):
     result = CliRunner().invoke(cli.app, ["verify", str(copy), "--row", row.path, "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["problems"] == [f"{row.heatmap} is missing"]
+    result = CliRunner().invoke(cli.app, ["verify", str(copy), "--rows", "5:8"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{copy}, rows 5:8: intact\n")
 
 
 def test_what_is_left_after_forgetting_is_checked_row_by_row(copy):

@@ -295,6 +295,10 @@ OneRow = Annotated[
     str | None,
     typer.Option("--row", help="Check the row of this path alone, as scores.csv names it."),
 ]
+SomeRows = Annotated[
+    str | None,
+    typer.Option("--rows", help="Check the rows with numbers from A to B alone (A:B, from 1)."),
+]
 KeptReviews = Annotated[
     str | None,
     typer.Option("--reviews", help="The end of the chain of verdicts as it was kept elsewhere."),

@@ -197,7 +197,10 @@ def drawn(grid: Table) -> str:
 
 def verdict_text(verdict: "Verdict", directory: Path) -> str:
     """Return what `verify` prints."""
-    checked = f"{directory}, row {verdict.row}" if verdict.row else f"{directory}"
+    checked = str(directory)
+    if verdict.row or verdict.numbers:
+        which = f"row {verdict.row}" if verdict.row else f"rows {verdict.numbers}"
+        checked = f"{directory}, {which}"
     lines = [f"{checked}: {'intact' if verdict.intact else 'broken'}"]
     for name in ("record", "verdicts", "report"):
         part: Part = getattr(verdict, name)

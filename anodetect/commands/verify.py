@@ -24,6 +24,7 @@ def verify(
     device: str = "auto",
     reviews: str | None = None,
     row: str | None = None,
+    rows: str | None = None,
 ) -> Verdict:
     """Check that a score directory is what was written, and score `rescore` of its files again.
 
@@ -31,17 +32,20 @@ def verify(
     it, `reviews` the end of the chain of verdicts as it was kept elsewhere. `run` and `data` say
     where the run and the images are, if they were moved; only in `data` masks are read, and
     metrics of pixels measured again. With `row`, the path of one file, its row and what was written
-    for it are checked alone. RunError if it is no finished score directory, ConfigError for an
-    unknown device, and for a row that is not there.
+    for it are checked alone, with `rows`, "A:B", those with numbers from A to B. RunError if it is
+    no finished score directory, ConfigError for an unknown device, and for rows that are not there.
     """
     path, key, run, data = Path(path), path_or_none(key), path_or_none(run), path_or_none(data)
     check_device(device)
-    if row is not None:
-        if rescore or reviews is not None or data is not None:
+    if row is not None or rows is not None:
+        if rescore or reviews is not None or data is not None or (row and rows):
             raise ConfigError(
-                "--row checks one row alone: leave out --rescore, --reviews and --data"
+                "--row and --rows check rows alone: leave out --rescore, --reviews and --data, and "
+                "name one of the two"
             )
-        return one_row.verify_row(path, row, head=head, key=key, run=run)
+        if row is not None:
+            return one_row.verify_row(path, row, head=head, key=key, run=run)
+        return one_row.verify_rows(path, rows or "", head=head, key=key, run=run)
 
     verdict = verification.verify(path, head=head, key=key, run=run, kept_reviews=reviews)
     if verdict.record.state != "broken":

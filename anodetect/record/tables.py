@@ -178,34 +178,60 @@ class ParquetParts:
             yield _completed(table, self.row_type, self.added)
 
 
-def groups_with(path: str, file: Path, row_type: type[Row]) -> Iterator[tuple[int, pa.Table]]:
-    """Yield the row groups of a Parquet file that have rows with this `path`, and their numbers
-    from 0. Those between whose first and last path, as the file says, it does not lie are not read.
-    To be read within `readable`."""
+def groups_between(
+    first: str, last: str, file: Path, row_type: type[Row]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the row groups of a Parquet file that may have rows whose `path` lies between two, and
+    their numbers from 0: by the first and the last path that the file says a group has. To be read
+    within `readable`."""
+    with _checked(file, row_type) as (opened, stream):
+        column = opened.schema_arrow.names.index("path")
+        for number in range(opened.num_row_groups):
+            group = opened.metadata.row_group(number)
+            if _may_have(group.column(column).statistics, first, last):
+                yield number, _group(opened, stream, number, row_type)
+
+
+def row_group(number: int, file: Path, row_type: type[Row]) -> pa.Table:
+    """Return the row group of a Parquet file with a number from 0; ValueError if there is none. To
+    be read within `readable`."""
+    with _checked(file, row_type) as (opened, stream):
+        if number >= opened.num_row_groups:
+            raise ValueError(f"it has no row group {number + 1}")
+        return _group(opened, stream, number, row_type)
+
+
+@contextmanager
+def _checked(file: Path, row_type: type[Row]) -> Iterator[tuple[parquet.ParquetFile, IO[bytes]]]:
+    """Open a Parquet file of which some row groups are read; ValueError if it is larger than it can
+    be, or has no such rows."""
     refuse_strange(file)
     with file.open("rb") as stream:
         opened = parquet.ParquetFile(stream)
         check_shape(opened, stream.seek(0, 2))
         check_columns(opened.schema_arrow.empty_table(), row_type)
-        column = opened.schema_arrow.names.index("path")
-        for number in range(opened.num_row_groups):
-            group = opened.metadata.row_group(number)
-            if not _may_have(group.column(column).statistics, path):
-                continue
-            if group.num_rows > PART:
-                raise ValueError(f"a row group has {group.num_rows} rows, more than {PART}")
-            check_pages(opened, stream, [number])
-            table = opened.read_row_group(number, use_threads=False)
-            check_columns(table, row_type)
-            if path in table["path"].to_pylist():
-                yield number, table
+        yield opened, stream
 
 
-def _may_have(statistics: parquet.Statistics | None, path: str) -> bool:
-    """Return whether a column with these statistics may have this text."""
+def _group(
+    opened: parquet.ParquetFile, stream: IO[bytes], number: int, row_type: type[Row]
+) -> pa.Table:
+    """Return a row group of an open file; ValueError if it is larger than any of ours, or has no
+    such rows."""
+    count = opened.metadata.row_group(number).num_rows
+    if count > PART:
+        raise ValueError(f"a row group has {count} rows, more than {PART}")
+    check_pages(opened, stream, [number])
+    table = opened.read_row_group(number, use_threads=False)
+    check_columns(table, row_type)
+    return table
+
+
+def _may_have(statistics: parquet.Statistics | None, first: str, last: str) -> bool:
+    """Return whether a column with these statistics may have a text between two."""
     if statistics is None or not statistics.has_min_max:
         return True
-    return bool(statistics.min <= path <= statistics.max)
+    return bool(statistics.min <= last and first <= statistics.max)
 
 
 def parquet_table(file: Path) -> pa.Table:

@@ -64,7 +64,8 @@ class Verdict:
     `run`, `root` and `ended` say what the record is of, as it says itself: the run that scored, the
     folder of the images, and when it was complete. `signer` is the public key that signed it, ""
     for none. `verdict_count` and `verdict_end` are the number of reviews and the hash that their
-    chain ends with. `row` is the path of the row that alone was checked, "" if all were.
+    chain ends with. `row` is the path of the row that alone was checked, and `numbers` are
+    those of several ("A:B"); both are "" if all were.
     """
 
     record: Part
@@ -81,6 +82,7 @@ class Verdict:
     verdict_count: int = 0
     verdict_end: str = ""
     row: str = ""
+    numbers: str = ""
 
     @property
     def problems(self) -> tuple[str, ...]:
