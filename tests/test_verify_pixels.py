@@ -163,7 +163,7 @@ def test_masks_without_a_hash_in_the_record_are_not_covered(scored, synthetic_fo
     directories.write(copy, audit, replace(tables, scores=to_table(rows, ScoreRow)))
     verdict = verify(copy, data=synthetic_folder)
     assert verdict.problems == ()
-    said = f"true masks: {len(masks_of(synthetic_folder))} have no hash in the record"
+    said = f"true masks: {len(masks_of(synthetic_folder))} without a hash in the record"
     assert any(text.startswith(said) for text in verdict.not_looked_at)
 
 

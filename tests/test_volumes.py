@@ -7,6 +7,7 @@ import gzip
 import math
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -1029,3 +1030,35 @@ def test_nan_inside_a_volume_is_refused(tmp_path):
     nib.save(nib.Nifti1Image(shown, np.diag([5.0, 1, 1, 1])), tmp_path / "a.nii")
     (record,) = scan.scan(tmp_path).records
     assert "1 voxel is NaN" in load(record, Preprocess(PreprocessConfig())).error
+
+
+def test_true_masks_of_volumes_have_hashes_that_verify_compares(run, tmp_path):
+    """In the order of slices, whatever the order of axes in the file of the mask."""
+    data = tmp_path / "data"
+    write_patients(data / "test" / "good", 2, seed=5)
+    write_patients(data / "test" / "ill", 2, lesion=LESION, seed=6)
+    marked = np.zeros((DEPTH, 40, 44), np.uint8)
+    marked[LESION] = 1
+    for number in range(2):
+        image = nib.load(data / f"test/ill/p{number:02}.nii.gz")
+        truth = data / "ground_truth" / "ill" / f"p{number:02}.nii.gz"
+        truth.parent.mkdir(parents=True, exist_ok=True)
+        save_nifti(truth, marked.transpose(2, 1, 0), image.affine)
+    out = tmp_path / "s"
+    anodetect.score(run, [str(data)], out, far=0.2, workers=1)
+    rows = {row.path: row for row in directories.read(out).rows}
+    hashes = {row.truth_sha256 for path, row in rows.items() if "/ill/" in path}
+    assert hashes == {sha256(b"[6,40,44]" + marked.tobytes()).hexdigest()}
+    assert {row.truth_sha256 for path, row in rows.items() if "/good/" in path} == {""}
+
+    verdict = anodetect.verify(out, data=data)
+    assert verdict.problems == ()
+    said = "pixel metrics and their resamples: those of volumes are not measured again"
+    assert said in verdict.not_looked_at
+    save_nifti(truth, 1 - marked.transpose(2, 1, 0), image.affine)
+    (problem,) = anodetect.verify(out, data=data).problems
+    assert problem.endswith("that pixels were measured with: test/ill/p01.nii.gz")
+    truth.unlink()
+    verdict = anodetect.verify(out, data=data)
+    assert verdict.problems == ()
+    assert "true masks: 1 not there or not readable" in verdict.not_looked_at

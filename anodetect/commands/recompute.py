@@ -238,9 +238,11 @@ def _say_of_masks(again: Remeasured, found: Findings) -> None:
     if again.others:
         names = first_of([printable(name) for name in again.others])
         found.problems.append(f"true masks are not those that pixels were measured with: {names}")
+    if again.unread:
+        found.not_looked_at.append(f"true masks: {again.unread} not there or not readable")
     if again.unhashed:
         found.not_looked_at.append(
-            f"true masks: {again.unhashed} have no hash in the record, as in older ones"
+            f"true masks: {again.unhashed} without a hash in the record, as in older ones"
         )
 
 
