@@ -496,7 +496,7 @@ def test_what_ends_between_the_tables_and_the_signature_is_resumed_and_signed(
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="--resume"):
         patched.setattr(owner, where, killed)
         anodetect.score(pca_run, [str(synthetic_folder)], tmp_path / "s", far=FAR, sign=private)
     result = anodetect.score(

@@ -694,7 +694,7 @@ def place(number):
 
 
 BAD = {
-    "double": ({3: {"ImagePositionPatient": place(2)}}, None, "lie at the place of another"),
+    "double": ({3: {"ImagePositionPatient": place(2)}}, None, "1 of 9 images lies at the place"),
     "turned": (
         {3: {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}},
         None,

@@ -311,6 +311,15 @@ def test_a_folder_that_cannot_be_made_is_refused_before_maps_are(inputs, tmp_pat
 # -- Stopped ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def plain_sigterm():
+    """SIGTERM has no handler, as in a new process; Ray, for one, leaves its own in this one."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("plain_sigterm")
 def test_sigterm_ends_a_block_as_ctrl_c_does():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), sigterm_as_interrupt():
@@ -326,6 +335,7 @@ def stop(*arguments, **options):
     time.sleep(5)
 
 
+@pytest.mark.usefixtures("plain_sigterm")
 @pytest.mark.parametrize(
     ("where", "arguments", "said"),
     [

@@ -655,7 +655,7 @@ def test_a_kappa_that_is_not_defined_is_a_dash_with_its_reason(opened, scores):
     assert shown.value["Cohen's κ"].isna().all() and shown.proto.placeholder == "–"
     said = " ".join(each.value for each in app.caption)
     assert "it is not defined: both always gave one and the same verdict" in said
-    assert "there is none on which both readers gave their first verdict blind" in said
+    assert "there is none on which both reviewers gave their first verdict blind" in said
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def test_the_profile_begins_at_the_highest_slice_and_says_what_was_not_scored(vo
     assert volume.start == int(np.nanargmax(np.array(profile.scores, float))) == 5
     assert profile.scores[-1] is None and "foreground" in profile.unscored[-1]
     assert profile.marked == (4, 5, 6) and profile.threshold == 0.5
-    assert "3 of 14 slices flagged: 5–7" in profile.found and "regions: 5–7" in profile.found
+    assert profile.found.startswith("3 of 14 slices flagged: 5–7 · regions of the heatmap")
+    assert profile.found.endswith("on slices 5–7")
 
 
 def test_a_hidden_volume_shows_its_middle_slice_and_nothing_that_tells(directory):
