@@ -1,13 +1,13 @@
 """Small changes of images: does the detector still tell normal images from anomalous ones?
 
-    python -m benchmarks.robustness BENCH [--images 60] [--json]
+    python -m benchmarks.robustness BENCH [--images 60] [--budgets 1,2,4,8] [--json]
 
 BENCH is the directory of an `anodetect benchmark` of data cards; its runs of seed 0 are looked at.
 Each column is the image AUROC of up to so many normal and anomalous test images each, after one
-change that is made alike in all of them. `PGD k` is an attack: each value that the detector is
-given may move by k/255 of the range of intensities, and ten steps of projected gradient ascent
-(Madry et al., 2018) make normal images look anomalous and anomalous ones normal. Gradients are
-those of the image's score, as the run's one pass has it; of an ensemble, those of the members'
+change that is made alike in all of them. `PGD k` is an attack with budget k: each value that the
+detector is given may move by k/255 of the range of intensities, and ten steps of projected gradient
+ascent (Madry et al., 2018) make normal images look anomalous and anomalous ones normal. Gradients
+are those of the image's score, as the run's one pass has it; of an ensemble, those of the members'
 scores as a product of experts, and of `ncsn`, which has no such pass, those of its maps before they
 are standardised. An AUROC of 0 is a complete success of the attack. `vq` has no gradients, and is
 not attacked.
@@ -40,7 +40,7 @@ from benchmarks import common
 from benchmarks.sanity import auroc, some
 from benchmarks.sanity import scores as image_scores
 
-BUDGETS = (1, 2, 4, 8)  # of the attack, in 255ths of the range
+BUDGETS = "1,2,4,8"  # of the attack, in 255ths of the range; "" for none
 STEPS = 10  # of the attack
 TOP = 0.02  # of the values of a map, whose mean is attacked
 TINY = 1e-12
@@ -204,16 +204,18 @@ def scores_of_prepared(model: Model, images: Sequence[Floats], given: Sequence[E
     return values
 
 
-def attacks(model: Model, normal: Sequence[Floats], odd: Sequence[Floats]) -> dict[str, float]:
+def attacks(
+    model: Model, normal: Sequence[Floats], odd: Sequence[Floats], budgets: Sequence[int]
+) -> dict[str, float]:
     """Return the AUROC after attacks of each budget; nothing where there are no gradients."""
     channels = len(model.prepare(normal[0])[0])
     objective = objective_of(model.detector, model.representation, channels)
-    if objective is None or model.tiling.tile:
+    if objective is None or model.tiling.tile or not budgets:
         return {}
 
     model.without_cache()
     result = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         values = []
         for images, towards in ((normal, 1), (odd, -1)):
             given = []
@@ -238,7 +240,9 @@ def readable(model: Model, images: Sequence[Floats]) -> list[Floats]:
     return kept
 
 
-def measured(path: Path, normal: Sequence[Floats], odd: Sequence[Floats]) -> dict[str, float]:
+def measured(
+    path: Path, normal: Sequence[Floats], odd: Sequence[Floats], budgets: Sequence[int]
+) -> dict[str, float]:
     """Return the AUROC of a run on images as they are, and after each change and attack."""
     model = Model.load(runs.read(path), "cpu")
     normal, odd = readable(model, normal), readable(model, odd)
@@ -251,7 +255,7 @@ def measured(path: Path, normal: Sequence[Floats], odd: Sequence[Floats]) -> dic
         for images in (normal, odd):
             changed.append(image_scores(model, [change(image, span, rng) for image in images]))
         result[name] = auroc(*changed)
-    return result | attacks(model, normal, odd)
+    return result | attacks(model, normal, odd, budgets)
 
 
 def test_images(name: str, most: int) -> tuple[list[Floats], list[Floats]]:
@@ -272,10 +276,12 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("bench", type=Path)
     parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--budgets", default=BUDGETS)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    columns = ["as it is", *CHANGES, *(f"PGD {budget}" for budget in BUDGETS)]
+    budgets = [int(budget) for budget in arguments.budgets.split(",") if budget]
+    columns = ["as it is", *CHANGES, *(f"PGD {budget}" for budget in budgets)]
     if not arguments.json:
         print(f"| data set | detector | sees | {' | '.join(columns)} |")
         print("|---|---|---|" + "---|" * len(columns))
@@ -288,7 +294,7 @@ def main() -> None:
         facts = runs.facts(path)
         if facts.data not in images:
             images[facts.data] = test_images(facts.data, arguments.images)
-        found = measured(path, *images[facts.data])
+        found = measured(path, *images[facts.data], budgets)
         result[path.name] = found
         if not arguments.json:
             title = [facts.data, f"`{facts.detector}`", facts.representation]
