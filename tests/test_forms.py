@@ -143,9 +143,9 @@ def test_shapes_before_a_flat_background_are_seen_as_pixels(tmp_path, save_png):
 
 @needs_weights
 def test_only_what_restores_shapes_is_believed_on_them_without_evidence():
-    for detector in ("rbm", "nce", "ncsn", "gan"):
+    for detector in ("rbm", "nce", "ncsn"):
         assert form_of(detector, "auto", {}).for_shapes is None
-    for detector in ("anoddpm", "ebm", "vq"):
+    for detector in ("anoddpm", "ebm", "vq", "gan"):
         assert form_of(detector, "auto", {}).for_shapes.representation == "pixels"
 
 

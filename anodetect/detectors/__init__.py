@@ -127,6 +127,7 @@ DETECTORS = {
         "et al., f-AnoGAN, Medical Image Analysis 2019",
         cost="minutes to train, 18 ms an image on features",
         representations=("pixels", "features"),
+        restores_shapes=True,
     ),
     "translate": Entry(
         target="anodetect.detectors.translate:Translate",
