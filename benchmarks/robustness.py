@@ -297,7 +297,8 @@ def main() -> None:
         found = measured(path, *images[facts.data], budgets)
         result[path.name] = found
         if not arguments.json:
-            title = [facts.data, f"`{facts.detector}`", facts.representation]
+            detector = path.name.rsplit("-", 2)[1]  # of an ensemble, what it was made of
+            title = [facts.data, f"`{detector}`", facts.representation]
             print(as_row(title, found, columns), flush=True)
     if arguments.json:
         common.show(result, as_json=True)
