@@ -177,7 +177,9 @@ RECIPES = {
     "places are told": Recipe(network=PlacedMLP, settings=WHOLE),
     "neighbours are seen": Recipe(network=ContextMLP, settings=WHOLE),
     "noise of the flow, two steps": Recipe(settings=FLOW | {"sampler_steps": 2}),
+    "noise of the flow, three steps": Recipe(settings=FLOW | {"sampler_steps": 3}),
     "noise of the flow, five steps": Recipe(settings=FLOW | {"sampler_steps": 5}),
+    "noise of the flow to 150": Recipe(settings=FLOW | {"sampler_steps": 2, "lambdas": (150,)}),
 }
 
 
