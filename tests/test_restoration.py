@@ -89,9 +89,10 @@ def test_passes_are_those_that_are_counted(settings):
     for step in config.lambdas:
         if config.mode == "latent":
             restoration.carried(net, x, step, config)
-        else:
-            draws = [lambda: torch.zeros_like(x)] * config.draws
-            restoration.restored(net, x, step, config, draws)
+    draws = [lambda: torch.zeros_like(x)] * config.draws
+    shown = config.lambdas[-1:] if config.mode == "latent" else config.lambdas
+    for step in shown:
+        restoration.restored(net, x, step, config, draws)
     assert len(passes) == restoration.passes(config)
 
 

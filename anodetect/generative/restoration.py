@@ -59,7 +59,7 @@ class RestorationConfig(Config):
 def passes(config: RestorationConfig) -> int:
     """Return how many passes through the network an image takes."""
     draws = max(1, config.draws)
-    count = 0
+    count = draws if config.mode == "latent" else 0  # a restored image is shown, too
     for step in config.lambdas:
         if config.mode == "single":
             count += draws
