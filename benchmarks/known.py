@@ -7,11 +7,9 @@ probability of 2/3, which are in no test part; the test part is the card's. All 
 number of steps. Differences are to no known anomalies with the same seed, paired over images.
 """
 
-import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,11 @@ from numpy.typing import NDArray
 import anodetect
 from anodetect.data import cards
 from anodetect.data.records import Record
-from anodetect.model.loading import LoadedImage, load
 from anodetect.model.model import Model
 from anodetect.record import runs
 from anodetect.types import Floats
 from benchmarks import common, sanity
-from benchmarks.recipes import row, shown
+from benchmarks.recipes import row, shown, write_rows
 
 MARGINS = ("energy", "perceptron", "hinge")
 
@@ -53,14 +50,6 @@ def write_folder(folder: Path, normal: Sequence[Record], known: Sequence[Path]) 
         shutil.copyfile(path, folder / name)
         lines.append(f"{name},train,{answer}")
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n", "utf-8")
-
-
-def tested(records: Sequence[Record]) -> Iterator[Floats]:
-    """Yield the images of records."""
-    for record in records:
-        loaded = load(record)
-        if isinstance(loaded, LoadedImage):
-            yield loaded.image
 
 
 def scores(
@@ -93,7 +82,7 @@ def main() -> None:
     rows = []
     for kind in arguments.kinds:
         dataset, odd = cards.open_data(f"elpv:{kind}"), doubtful(kind)
-        images = list(tested(dataset.labelled()))
+        images = sanity.images_of(dataset.labelled())
         labels = np.array([record.label for record in dataset.labelled()])
         usual: NDArray[np.float64] | None = None
         for count, margin in cases:
@@ -106,8 +95,7 @@ def main() -> None:
             rows.append(row(kind, name, labels, found, usual))
             print(shown(rows[-1]), flush=True)
     if arguments.out:
-        text = json.dumps([asdict(each) for each in rows], indent=1)
-        arguments.out.write_text(text, encoding="utf-8")
+        write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ seed compared with those of the same seed.
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -241,6 +241,12 @@ def shown(row: Row) -> str:
     return f"{row.kind:<8}{row.recipe:<28}{between:<28}{gain}"
 
 
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as JSON."""
+    text = json.dumps([asdict(each) for each in rows], indent=1)
+    path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Print a row for each recipe and kind of cells."""
     parser = common.parser(__doc__)
@@ -265,8 +271,7 @@ def main() -> None:
             rows.append(row(kind, recipe, labels, np.stack(found), usual))
             print(shown(rows[-1]), flush=True)
     if arguments.out:
-        text = json.dumps([asdict(each) for each in rows], indent=1)
-        arguments.out.write_text(text, encoding="utf-8")
+        write_rows(arguments.out, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ AUROCs of test normals against those of the other data sets, the mean of one AUR
 the means of two test normals each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -36,9 +36,14 @@ PERCENTILE = 95
 def some(records: Sequence[Record], most: int = IMAGES) -> list[Floats]:
     """Return so many images at most, evenly spread over the records."""
     rows = np.unique(np.linspace(0, len(records) - 1, most).astype(int))
+    return images_of([records[row] for row in rows])
+
+
+def images_of(records: Iterable[Record]) -> list[Floats]:
+    """Return the images of records that can be read."""
     images = []
-    for row in rows:
-        loaded = load(records[row])
+    for record in records:
+        loaded = load(record)
         if isinstance(loaded, LoadedImage):
             images.append(loaded.image)
     return images

@@ -140,13 +140,17 @@ def test_a_film_strip_ends_with_the_images_between_two_starts():
 # -- The command -----------------------------------------------------------------------------------
 
 
+def trained(folder, detector, settings):
+    """Return a run on pixels of made-up images."""
+    synthetic.write(folder / "data", train=30, test=2, size=48)
+    values = {"detector": settings, "representation": {"size": 32}}
+    train(str(folder / "data"), detector, folder / "run", representation="pixels", values=values)
+    return folder / "run"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample")
-    synthetic.write(folder / "data", train=30, test=2, size=48)
-    values = {"detector": TINY, "representation": {"size": 32}}
-    train(str(folder / "data"), "anoddpm", folder / "run", representation="pixels", values=values)
-    return folder / "run"
+    return trained(tmp_path_factory.mktemp("sample"), "anoddpm", TINY)
 
 
 def test_images_and_their_chains_are_written(run, tmp_path):
@@ -245,11 +249,7 @@ def read_picture(file):
 
 @pytest.fixture(scope="module")
 def ebm_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ebm")
-    synthetic.write(folder / "data", train=30, test=2, size=48)
-    values = {"detector": EBM, "representation": {"size": 32}}
-    train(str(folder / "data"), "ebm", folder / "run", representation="pixels", values=values)
-    return folder / "run"
+    return trained(tmp_path_factory.mktemp("ebm"), "ebm", EBM)
 
 
 def test_the_command_shows_images_between_two_starts(ebm_run, tmp_path, capfd, monkeypatch):
